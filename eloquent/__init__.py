@@ -1,0 +1,1 @@
+"""The transport: a token stream over UDP in which every datagram can be rendered by itself."""

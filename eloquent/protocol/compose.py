@@ -1,0 +1,305 @@
+"""What goes into the next datagram of a connection, and whether one is due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from eloquent.protocol.delivery import Delivery
+from eloquent.protocol.path import Address
+from eloquent.protocol.recovery import SentPacket
+from eloquent.protocol.send import Carried, window_size
+from eloquent.protocol.wire import (
+    MAX_DATAGRAM,
+    MAX_PACKET_NUMBER,
+    PING,
+    WELCOME,
+    Close,
+    CloseCode,
+    Frame,
+    PathChallenge,
+    PathResponse,
+    encode_frame,
+    encode_frames,
+)
+
+if TYPE_CHECKING:
+    from eloquent.protocol.connection import Connection
+
+MAX_BURST = 64
+"""Datagrams that one call may produce; more wait for the next call."""
+
+MIN_ROOM = 64
+"""Bytes of plaintext below which a datagram is not worth sending on a path with a limit."""
+
+ARRAY_SLACK = 4
+"""Bytes by which the array around the frames may grow when frames are added."""
+
+
+class Reason(Enum):
+    """Why a datagram carries text."""
+
+    NEW = "new bytes"
+    GAP_FILL = "a copy of the newest bytes"
+    PROBE = "the oldest bytes again"
+
+
+class Composer:
+    """Builds the datagrams of one connection."""
+
+    __slots__ = (
+        "_close_due", "_closes", "_connection", "_is_limited", "_probe", "closing", "controls",
+        "packet_number", "wants_ping", "was_limited",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.packet_number = 0
+        """The next one; one sequence across all keys."""
+        self.controls: list[Frame] = []
+        """Frames about the connection that wait to be sent."""
+        self.closing: Close | None = None
+        self.wants_ping = False
+        self.was_limited = False
+        """Whether the congestion window has held a datagram back since the last acknowledgment."""
+        self._is_limited = False
+        self._probe = False
+        self._close_due = True
+        self._closes = 0
+
+    @property
+    def may_send(self) -> bool:
+        """Whether the amplification limit allows a datagram (protocol 6: else timers rest)."""
+        path = self._connection.paths.active
+        return path.is_validated or path.budget >= self._connection.protection.overhead + MIN_ROOM
+
+    def probe(self, *, in_flight: Iterable[SentPacket]) -> None:
+        """Send the oldest bytes again, or at least a PING."""
+        self._probe = True
+        self.requeue(in_flight)
+
+    def requeue(self, packets: Iterable[SentPacket]) -> None:
+        """Send control frames of these packets again."""
+        for packet in packets:
+            for frame in packet.controls:
+                if frame not in self.controls and self._connection.delivery.is_wanted(frame):
+                    self.controls.append(frame)
+
+    def repeat_close(self) -> None:
+        """Something came after the end: say CLOSE again, after ever more datagrams."""
+        self._closes += 1
+        self._close_due |= self._closes & (self._closes - 1) == 0
+
+    def datagrams(self, *, now: float) -> list[tuple[bytes, Address]]:
+        connection = self._connection
+        if connection.ended is not None:
+            return self._close_datagrams(now)
+        if connection.delivery.poll(now=now):
+            # protocol 3: a raised limit is sent at once with a PING.
+            self.wants_ping = True
+            connection.acks.ask(now=now)
+        connection.on_polled()
+        self._is_limited = False
+        out = self._path_datagrams(now) if connection.paths.responses or connection.paths.next_at() else []
+        while len(out) < MAX_BURST:
+            datagram = self._next(now)
+            if datagram is None:
+                break
+            out.append((datagram, connection.paths.active.address))
+        return out
+
+    def next_at(self) -> float | None:
+        """When the next datagram with text is due, unless something else must happen first."""
+        connection = self._connection
+        if self._is_limited or not self.may_send or not self._allows_text(connection.now):
+            return None
+        at = connection.cadence.gap_fill_at
+        if connection.delivery.has_new:
+            new_at = self._new_bytes_at()
+            return new_at if at is None else min(at, new_at)
+        return at
+
+    def _next(self, now: float) -> bytes | None:
+        connection = self._connection
+        reason = self._reason(now)
+        due_at = connection.acks.due_at
+        if (
+            reason is None
+            and not self._probe
+            and not self.wants_ping
+            and not self.controls
+            and not connection.delivery.controls
+            and (due_at is None or due_at > now)
+        ):
+            return None
+        return self._build(reason, now) if self.may_send else None
+
+    def _allows_text(self, now: float) -> bool:
+        connection = self._connection
+        return (
+            not connection.delivery.is_muted
+            and connection.breaker.open_until is None
+            and connection.silence.allows_text(now=now)
+        )
+
+    def _reason(self, now: float) -> Reason | None:
+        """Why text should go now, if it should and may."""
+        connection = self._connection
+        if not self._allows_text(now):
+            return None
+        if self._probe:
+            return Reason.PROBE
+        reason = None
+        if connection.delivery.has_new and self._new_bytes_at() <= now:
+            reason = Reason.NEW
+        elif connection.cadence.gap_fill_at is not None and connection.cadence.gap_fill_at <= now:
+            reason = Reason.GAP_FILL
+        if reason is not None and not self._fits_window():
+            # protocol 5: coalesce, never queue.
+            self._is_limited = self.was_limited = True
+            return None
+        return reason
+
+    def _new_bytes_at(self) -> float:
+        connection = self._connection
+        delivery = connection.delivery
+        if delivery.has_urgent(MAX_DATAGRAM - connection.protection.overhead):
+            return 0.0
+        return connection.cadence.new_bytes_at()
+
+    def _fits_window(self) -> bool:
+        connection = self._connection
+        recovery = connection.recovery
+        if not recovery.bytes_in_flight:
+            return True
+        overhead = connection.protection.overhead
+        size = min(MAX_DATAGRAM, overhead + ARRAY_SLACK + window_size(connection.delivery.active))
+        return recovery.bytes_in_flight + size <= recovery.congestion.window
+
+    def _build(self, reason: Reason | None, now: float) -> bytes | None:
+        connection = self._connection
+        room = MAX_DATAGRAM - connection.protection.overhead
+        path = connection.paths.active
+        if not path.is_validated:
+            room = min(room, path.budget - connection.protection.overhead)
+        frames = self._frames_about_connection(now)
+        controls = self._take_controls(frames, room)
+        carried: list[Carried] = []
+        if reason is not None:
+            used = len(encode_frames(frames)) if frames else 1
+            carried = self._choose(frames, room - used - ARRAY_SLACK, reason)
+        asks = self.wants_ping or (self._probe and not carried and not controls)
+        if asks:
+            frames.append([PING])
+        self._probe = self.wants_ping = False
+        if not frames:
+            return None
+        is_eliciting = bool(carried or controls or asks)
+        ack_now = asks or reason is Reason.PROBE or reason is Reason.GAP_FILL
+        datagram = self._seal(encode_frames(frames), room if carried else 0, ack_now=ack_now, now=now)
+        path.sent += len(datagram)
+        if is_eliciting:
+            self._on_eliciting(datagram, carried, controls, reason, now)
+        return datagram
+
+    def _frames_about_connection(self, now: float) -> list[list[object]]:
+        connection = self._connection
+        frames: list[list[object]] = []
+        if not connection.is_client and not connection.protection.is_confirmed:
+            group = connection.group
+            frames.append([WELCOME, group.max_streams, group.next_id])
+        if connection.acks.is_owed:
+            delivery = connection.delivery
+            entries = delivery.ack_entries()
+            frames.append(connection.acks.take_frame(entries, delivery.connection_limit, now=now))
+        return frames
+
+    def _take_controls(self, frames: list[list[object]], room: int) -> list[Frame]:
+        """Move waiting control frames into the datagram, as many as fit."""
+        taken: list[Frame] = []
+        for queue in (self.controls, self._connection.delivery.controls):
+            while queue:
+                encoded = encode_frame(queue[0])
+                if len(encode_frames([*frames, encoded])) > room:
+                    return taken
+                frames.append(encoded)
+                taken.append(queue.pop(0))
+        return taken
+
+    def _choose(self, frames: list[list[object]], room: int, reason: Reason) -> list[Carried]:
+        delivery: Delivery = self._connection.delivery
+        policy = self._connection.settings.policy
+        carried = delivery.choose(room, policy, is_probe=reason is Reason.PROBE)
+        for send, start, stop in carried:
+            frames += send.frames(start, stop)
+        return carried
+
+    def _seal(self, plaintext: bytes, pad_room: int, *, ack_now: bool, now: float) -> bytes:
+        connection = self._connection
+        padding = connection.settings.padding
+        if pad_room and padding:
+            plaintext = plaintext.rjust(min(-(-len(plaintext) // padding) * padding, pad_room), b"\0")
+        number = self.packet_number
+        self.packet_number = number + 1
+        datagram = connection.protection.seal(number, plaintext, ack_now=ack_now, now=now)
+        counters = connection.counters
+        counters.datagrams_sent += 1
+        counters.bytes_sent += len(datagram)
+        if number >= MAX_PACKET_NUMBER - MAX_BURST and self.closing is None:
+            connection.close(CloseCode.KEYS_EXHAUSTED, "packet numbers are used up", now=now)
+        return datagram
+
+    def _on_eliciting(
+        self, datagram: bytes, carried: list[Carried], controls: list[Frame], reason: Reason | None, now: float
+    ) -> None:
+        connection = self._connection
+        packet = SentPacket(self.packet_number - 1, now, len(datagram), carried, controls)
+        connection.on_sent_eliciting(packet, now)
+        if not carried:
+            return
+        counters = connection.counters
+        counters.text_datagrams += 1
+        if connection.delivery.on_sent(carried, now=now):
+            connection.cadence.on_new_bytes_sent(now=now)
+        else:
+            is_gap_fill = reason is Reason.GAP_FILL
+            counters.gap_fills += is_gap_fill
+            connection.cadence.on_copy_sent(is_gap_fill=is_gap_fill, now=now)
+        recovery = connection.recovery
+        rate = recovery.congestion.loss_rate
+        if connection.breaker.on_sent(len(datagram), recovery.rtt.smoothed, rate, now=now):
+            connection.on_tripped()
+
+    def _path_datagrams(self, now: float) -> list[tuple[bytes, Address]]:
+        """Challenges and responses, each in a datagram of its own on its own path."""
+        connection = self._connection
+        paths = connection.paths
+        due: list[tuple[Address, Frame]] = [(address, PathResponse(data)) for address, data in paths.responses]
+        paths.responses.clear()
+        for address, data in paths.due_challenges(pto=connection.recovery.rtt.pto, now=now):
+            due.append((address, PathChallenge(data)))
+        out = []
+        for address, frame in due:
+            path = paths.path_of(address)
+            size = connection.protection.overhead + MIN_ROOM
+            if path is None and not connection.is_client or path is not None and not path.can_send(size):
+                continue
+            datagram = self._seal(encode_frames([encode_frame(frame)]), 0, ack_now=False, now=now)
+            if path is not None:
+                path.sent += len(datagram)
+            out.append((datagram, address))
+        return out
+
+    def _close_datagrams(self, now: float) -> list[tuple[bytes, Address]]:
+        connection = self._connection
+        closing = self.closing
+        if closing is None or not self._close_due or not self.may_send:
+            return []
+        self._close_due = False
+        if self.packet_number > MAX_PACKET_NUMBER:
+            return []
+        frames = self._frames_about_connection(now)[:1] if not connection.protection.is_confirmed else []
+        datagram = self._seal(encode_frames([*frames, encode_frame(closing)]), 0, ack_now=False, now=now)
+        connection.paths.active.sent += len(datagram)
+        return [(datagram, connection.paths.active.address)]

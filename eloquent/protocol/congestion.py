@@ -1,0 +1,172 @@
+"""Safe for the network: congestion window, delay signal, circuit breaker (protocol 5, RFC 8085).
+
+The window counts bytes (RFC 9002 NewReno) with one change. A token stream is thin: it is limited
+by the model and hardly ever by the window, so the window never grows, and each loss would only
+shrink it. A cut therefore never goes below the TCP-fair window at the measured loss rate,
+`1.22 MSS / sqrt(p)` (Mathis et al. 1997; RFC 4828 for small packets), nor below 2400 bytes.
+Without this floor p99.9 rose from 78 to 393 ms at RTT 600 ms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from eloquent.protocol.wire import MAX_DATAGRAM
+
+INITIAL_WINDOW = 10 * MAX_DATAGRAM
+MIN_FLOOR = 2 * MAX_DATAGRAM
+CUT = 0.7
+"""What a cut leaves of the window (protocol 5)."""
+
+TCP_CONSTANT = 1.22
+"""Of the TCP throughput equation: sqrt(3/2)."""
+
+LOSS_INTERVALS = 8
+"""Loss intervals that the loss event rate averages over (RFC 5348 section 5.4)."""
+
+MIN_RTT_WINDOW = 10.0
+"""Seconds over which the minimum RTT is taken."""
+
+MIN_QUEUE_DELAY = 0.1
+"""Seconds of queueing delay below which there is no reaction."""
+
+MAX_COALESCING = 0.2
+MIN_SLOWED_COALESCING = 0.01
+
+BREAKER_FACTOR = 10
+"""Times the TCP rate at which the circuit breaker counts a window as bad (protocol 5)."""
+
+BREAKER_WINDOWS = 3
+BREAKER_MIN_WINDOW = 1.0
+BREAKER_PAUSE = 60.0
+
+
+class CongestionWindow:
+    """NewReno in bytes with a TCP-fair floor."""
+
+    __slots__ = ("_intervals", "_open", "_recovery_start", "_threshold", "window")
+
+    def __init__(self) -> None:
+        self.window = float(INITIAL_WINDOW)
+        self._threshold = math.inf
+        self._recovery_start = -math.inf
+        self._intervals: deque[int] = deque(maxlen=LOSS_INTERVALS)
+        self._open = 0
+        """Packets since the last loss event."""
+
+    @property
+    def loss_rate(self) -> float:
+        """Loss events per packet over the last loss intervals; 0 before the first."""
+        if not self._intervals:
+            return 0.0
+        closed = sum(self._intervals)
+        # As in RFC 5348 section 5.4, the open interval counts only where it lowers the rate.
+        with_open = (closed + self._open) / (len(self._intervals) + 1)
+        return 1 / max(closed / len(self._intervals), with_open, 1.0)
+
+    @property
+    def floor(self) -> float:
+        rate = self.loss_rate
+        return max(MIN_FLOOR, TCP_CONSTANT * MAX_DATAGRAM / math.sqrt(rate)) if rate else MIN_FLOOR
+
+    def on_acked(self, size: int, packets: int, *, was_limited: bool) -> None:
+        self._open += packets
+        # RFC 9002 section 7.8: an under-used window does not grow.
+        if not was_limited:
+            return
+        if self.window < self._threshold:
+            self.window += size
+        else:
+            self.window += MAX_DATAGRAM * size / self.window
+
+    def on_lost(self, packets: int, sent_at: float, *, now: float) -> None:
+        """Cut once per RTT: losses of packets sent before the last cut belong to it."""
+        self._open += packets
+        if sent_at <= self._recovery_start:
+            return
+        self._recovery_start = now
+        self._intervals.append(self._open)
+        self._open = 0
+        self.window = max(self.window * CUT, min(self.floor, self.window))
+        self._threshold = self.window
+
+
+class DelaySignal:
+    """Widens the coalescing interval while a queue stands, so that it does not fill with us."""
+
+    __slots__ = ("_base", "_changed_at", "_samples", "interval", "queue_delay")
+
+    def __init__(self, base: float) -> None:
+        self._base = base
+        self.interval = base
+        """Seconds that tokens wait for one another."""
+        self.queue_delay = 0.0
+        self._changed_at = -math.inf
+        self._samples: deque[tuple[float, float]] = deque()
+        """(time, RTT), ascending in both: the front is the minimum of the window."""
+
+    def on_rtt(self, sample: float, smoothed: float, *, now: float) -> None:
+        minimum = self._minimum(sample, now)
+        self.queue_delay = sample - minimum
+        if now - self._changed_at < smoothed:
+            return
+        limit = max(MIN_QUEUE_DELAY, minimum / 2)
+        if self.queue_delay > limit:
+            slower = min(max(self.interval, MIN_SLOWED_COALESCING) * 2, MAX_COALESCING)
+            self._change(max(slower, self._base), now)
+        elif self.interval > self._base and self.queue_delay < limit / 4:
+            self._change(max(self.interval / 2, self._base), now)
+
+    def _minimum(self, sample: float, now: float) -> float:
+        samples = self._samples
+        while samples and samples[-1][1] >= sample:
+            samples.pop()
+        samples.append((now, sample))
+        while samples[0][0] < now - MIN_RTT_WINDOW:
+            samples.popleft()
+        return samples[0][1]
+
+    def _change(self, interval: float, now: float) -> None:
+        self.interval = interval
+        self._changed_at = now
+
+
+class CircuitBreaker:
+    """Stops a sender that is far above what TCP would send on the same path (RFC 8083, 8085).
+
+    A window is one second or four RTTs, the longer one; three bad ones in a row open the breaker.
+    """
+
+    __slots__ = ("_bad", "_bytes", "_window_end", "open_until")
+
+    def __init__(self) -> None:
+        self.open_until: float | None = None
+        self._bytes = 0
+        self._bad = 0
+        self._window_end: float | None = None
+
+    def on_sent(self, size: int, rtt: float, loss_rate: float, *, now: float) -> bool:
+        """Count a datagram; True when this one opens the breaker."""
+        length = max(BREAKER_MIN_WINDOW, 4 * rtt)
+        if self._window_end is None or now > self._window_end + length:
+            self._start(now + length)
+            self._bad = 0
+        elif now >= self._window_end:
+            is_bad = loss_rate > 0 and self._bytes / length > self._limit(rtt, loss_rate)
+            self._bad = self._bad + 1 if is_bad else 0
+            self._start(now + length)
+        self._bytes += size
+        if self._bad < BREAKER_WINDOWS:
+            return False
+        self._bad = 0
+        self.open_until = now + BREAKER_PAUSE
+        return True
+
+    def _start(self, window_end: float) -> None:
+        self._window_end = window_end
+        self._bytes = 0
+
+    @staticmethod
+    def _limit(rtt: float, loss_rate: float) -> float:
+        return BREAKER_FACTOR * TCP_CONSTANT * MAX_DATAGRAM / (max(rtt, 0.001) * math.sqrt(loss_rate))

@@ -1,0 +1,493 @@
+"""The state machine of one connection: keys, paths, timers, and the streams that ride on it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from eloquent.protocol.acks import AckTracker
+from eloquent.protocol.cadence import COALESCING, Cadence
+from eloquent.protocol.compose import Composer
+from eloquent.protocol.congestion import CircuitBreaker, DelaySignal
+from eloquent.protocol.delivery import Delivery
+from eloquent.protocol.events import (
+    Connected,
+    ConnectionEnded,
+    Event,
+    Fallback,
+    PathChanged,
+    Resumed,
+    Stalled,
+    Thinking,
+    TicketReceived,
+)
+from eloquent.protocol.path import Address, Paths
+from eloquent.protocol.recovery import INITIAL_RTT, AckOutcome, Recovery, SentPacket
+from eloquent.protocol.send import ELOQUENT, Policy
+from eloquent.protocol.silence import IDLE, KEEP_ALIVE, KEEP_ALIVE_JITTER, Silence
+from eloquent.protocol.streams import LogGroup, Stream
+from eloquent.protocol.wire import (
+    Ack,
+    Close,
+    CloseCode,
+    Frame,
+    Header,
+    Kind,
+    NewTicket,
+    PathChallenge,
+    PathResponse,
+    Ping,
+    Reset,
+    Resume,
+    Stop,
+    Tokens,
+    Welcome,
+    WireError,
+    decode_frames_untrusted,
+)
+
+PADDING = 64
+"""Bytes to a multiple of which the plaintext of datagrams with text is padded (protocol 3)."""
+
+CLOSING_PTOS = 3
+"""PTOs for which a closed connection still answers with CLOSE."""
+
+BLOCKED_PING_MAX = 2.5
+"""Seconds, most between two PINGs of a sender that flow control holds back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an application may choose; the defaults serve a chat on a train."""
+
+    coalescing: float = COALESCING
+    """Seconds that tokens wait for one another; 0 disables."""
+    padding: int = PADDING
+    """Bytes: 0 is off, 1200 gives all datagrams with text the same size."""
+    keep_alive: bool = False
+    """Whether to keep NAT bindings open while no stream is."""
+    policy: Policy = ELOQUENT
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a connection has done; all counts are since its start."""
+
+    datagrams_sent: int = 0
+    datagrams_received: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    duplicates: int = 0
+    forged: int = 0
+    lost: int = 0
+    probes: int = 0
+    gap_fills: int = 0
+    text_datagrams: int = 0
+
+
+class Protection(Protocol):
+    """The face that both sides' packet protection has (see `handshake.py`)."""
+
+    connection_id: bytes
+    peer_id: bytes
+
+    @property
+    def is_confirmed(self) -> bool: ...
+    @property
+    def overhead(self) -> int: ...
+    def seal(self, packet_number: int, plaintext: bytes, *, ack_now: bool, now: float) -> bytes: ...
+    def open_untrusted(self, header: Header, datagram: bytes, *, now: float, pto: float) -> bytes | None: ...
+    def on_ack(self, largest: int) -> None: ...
+
+
+class Connection:
+    """One connection between two endpoints, without input or output of its own.
+
+    The contract:
+
+    - Inputs, which never raise whatever the bytes: `receive(header, datagram, address, now=)` and
+      `handle_timer(now=)`. Commands (on streams, `close`) may raise.
+    - Outputs, drained in this order after every input or command: `datagrams_to_send(now=)`,
+      `next_timer()` (pure), `next_event()`.
+    - A `now` that goes backwards counts as unchanged; early or spurious timer calls do nothing.
+    - After `ConnectionEnded`, inputs are ignored.
+    - Same entropy, same inputs, same times: same bytes out.
+    """
+
+    def __init__(
+        self,
+        protection: Protection,
+        group: LogGroup,
+        address: Address,
+        *,
+        is_client: bool,
+        settings: Settings,
+        entropy: Callable[[int], bytes],
+        initial_rtt: float = INITIAL_RTT,
+        now: float,
+    ) -> None:
+        self.protection = protection
+        self.group = group
+        self.is_client = is_client
+        self.settings = settings
+        self.counters = Counters()
+        self.events: deque[Event] = deque()
+        self.acks = AckTracker()
+        self.recovery = Recovery(initial_rtt=initial_rtt)
+        self.cadence = Cadence(
+            group.gaps, coalescing=settings.coalescing, gap_fills=settings.policy.gap_fills
+        )
+        self.delay = DelaySignal(settings.coalescing)
+        self.breaker = CircuitBreaker()
+        self.silence = Silence(is_client=is_client, now=now)
+        self.paths = Paths(address, is_validated=is_client, entropy=entropy)
+        self.delivery = Delivery(group, self.acks, self.events)
+        self.composer = Composer(self)
+        self.created_at = now
+        self.flight: tuple[bytes, bytes] | None = None
+        """Ticket id and client share of the first flight (the server's side)."""
+        self.ended: ConnectionEnded | None = None
+        self.gone_at: float | None = None
+        """When a closed connection can be forgotten."""
+        self.now = now
+        self._entropy = entropy
+        self._was_confirmed = False
+        self._is_stalled = False
+        self._is_thinking = False
+        self._keep_alive = KEEP_ALIVE
+        self._blocked_since: float | None = None
+        self._blocked_wait = 0.0
+        self._draw_keep_alive()
+
+    def receive(self, header: Header, datagram: bytes, address: Address, *, now: float) -> bool:
+        """Process a datagram for this connection; False when it was dropped (and counted)."""
+        now = self._advance(now)
+        if self.gone_at is not None and self.composer.closing is None:
+            return False
+        if not self.acks.window.is_new(header.packet_number):
+            self.counters.duplicates += 1
+            return False
+        plaintext = self._open_untrusted(header, datagram, now)
+        if plaintext is None:
+            self.counters.forged += 1
+            return False
+        self.counters.datagrams_received += 1
+        self.counters.bytes_received += len(datagram)
+        if self.ended is not None:
+            self.acks.window.mark(header.packet_number)
+            self.composer.repeat_close()
+            return True
+        self._on_authentic(header, plaintext, address, len(datagram), now)
+        return True
+
+    def datagrams_to_send(self, *, now: float) -> list[tuple[bytes, Address]]:
+        """The datagrams that are due, each with the peer's address."""
+        return self.composer.datagrams(now=self._advance(now))
+
+    def next_event(self) -> Event | None:
+        return self.events.popleft() if self.events else None
+
+    def next_timer(self) -> float | None:
+        """The time of the next deadline; None where there is none."""
+        if self.ended is not None:
+            return self.gone_at if self.gone_at is not None and self.gone_at > self.now else None
+        deadlines = [
+            self.acks.due_at,
+            self.recovery.loss_at,
+            self.composer.next_at(),
+            self._probe_at(),
+            self._liveness_at(),
+            self._keep_alive_at(),
+            self._end_at(),
+            None if self._is_stalled else self.silence.stalled_at(self.recovery.rtt.pto),
+            self.paths.next_at(),
+            self._blocked_ping_at(),
+            self.breaker.open_until,
+        ]
+        return min([deadline for deadline in deadlines if deadline is not None], default=None)
+
+    def handle_timer(self, *, now: float) -> None:
+        """Do what has become due."""
+        now = self._advance(now)
+        if self.ended is not None:
+            return
+        if _is_due(self.recovery.loss_at, now):
+            self._on_outcome(self.recovery.on_loss_timer(now=now), now)
+        if _is_due(self.breaker.open_until, now):
+            self.breaker.open_until = None
+        if self.paths.on_timer(now=now):
+            self.events.append(PathChanged(self.paths.active.address))
+        if not self._is_stalled and _is_due(self.silence.stalled_at(self.recovery.rtt.pto), now):
+            self._is_stalled = True
+            self.events.append(Stalled())
+        if _is_due(self._end_at(), now):
+            self._end_by_time(now)
+            return
+        self._ask_if_due(now)
+
+    def attach(self, stream: Stream) -> None:
+        """Take part in a stream that the client has just opened."""
+        self.delivery.attach(stream)
+
+    def close(self, code: int = CloseCode.NONE, reason: str = "", *, now: float) -> None:
+        """End the connection and tell the peer; streams go on if the client resumes them."""
+        now = self._advance(now)
+        if self.ended is None:
+            self.composer.closing = Close(code, reason[:64])
+            self._end("local", code, reason, now)
+
+    def drop(self, *, now: float) -> None:
+        """End the connection without a word."""
+        if self.ended is None:
+            self._end("local", CloseCode.NONE, "", self._advance(now))
+
+    def send_ticket(self, ticket: bytes) -> None:
+        """Give the client a resumption ticket."""
+        self.composer.controls.append(NewTicket(ticket))
+
+    def _advance(self, now: float) -> float:
+        if now > self.now:
+            self.now = now
+        return self.now
+
+    def _open_untrusted(self, header: Header, datagram: bytes, now: float) -> bytes | None:
+        try:
+            return self.protection.open_untrusted(header, datagram, now=now, pto=self.recovery.rtt.pto)
+        except WireError:
+            return None
+
+    def _on_authentic(self, header: Header, plaintext: bytes, address: Address, size: int, now: float) -> None:
+        self._on_heard(now)
+        has_moved = self._follow(header, address, size, now)
+        try:
+            frames = decode_frames_untrusted(plaintext)
+            is_eliciting = has_end = False
+            for frame in frames:
+                self._on_frame(frame, address, now)
+                kind = type(frame)
+                is_eliciting |= kind is not Ack and kind is not Close
+                has_end |= kind is Reset or (kind is Tokens and frame.length is not None)  # type: ignore[union-attr]
+        except WireError as error:
+            self.acks.window.mark(header.packet_number)
+            self.close(CloseCode.PROTOCOL_VIOLATION, str(error), now=now)
+            return
+        at_once = header.ack_now or has_end or has_moved
+        self.acks.on_received(header.packet_number, is_eliciting=is_eliciting, at_once=at_once, now=now)
+
+    def _on_heard(self, now: float) -> None:
+        self.silence.on_heard(now=now)
+        if self._is_stalled:
+            self._is_stalled = False
+            self.events.append(self.resumed())
+        if not self._was_confirmed and self.protection.is_confirmed:
+            self._was_confirmed = True
+            self.delivery.is_muted = False
+            if not self.is_client:
+                self.paths.active.is_validated = True
+            self.events.append(Connected())
+
+    def resumed(self) -> Resumed:
+        """The event that says from where each stream goes on."""
+        open_streams = [stream for stream in self.group.streams.values() if stream.is_open]
+        return Resumed({stream.id: stream.incoming.offset for stream in open_streams})
+
+    def _follow(self, header: Header, address: Address, size: int, now: float) -> bool:
+        """Account for the path; True where the peer has moved to another one."""
+        paths = self.paths
+        if self.is_client or address == paths.active.address:
+            paths.active.received += size
+            if not self.is_client and header.kind == Kind.DATA and not paths.active.challenge:
+                paths.active.is_validated = True
+            return False
+        if header.packet_number < self.acks.window.largest:
+            paths.on_received(address, size)
+            return False
+        old = paths.active.address
+        paths.migrate(address, size, pto=self.recovery.rtt.pto, now=now)
+        self.events.append(PathChanged(address))
+        if not _same_host(old, address):
+            self.recovery.restart_path()
+        return True
+
+    def _on_frame(self, frame: Frame, address: Address, now: float) -> None:
+        if isinstance(frame, Tokens):
+            self._on_news()
+            self.delivery.on_tokens_untrusted(frame)
+        elif isinstance(frame, Ack):
+            self._on_ack(frame, now)
+        elif isinstance(frame, Ping):
+            self.delivery.on_ping()
+        else:
+            self._on_control(frame, address, now)
+
+    def _on_control(self, frame: Frame, address: Address, now: float) -> None:
+        if isinstance(frame, Reset):
+            self._on_news()
+            self.delivery.on_reset_untrusted(frame)
+        elif isinstance(frame, Stop):
+            self.delivery.on_stop(frame)
+        elif isinstance(frame, Resume) and not self.is_client:
+            self.delivery.on_resume(frame)
+        elif isinstance(frame, PathChallenge):
+            self.paths.responses.append((address, frame.data))
+        elif isinstance(frame, PathResponse):
+            self.paths.on_response(frame.data)
+        elif isinstance(frame, Welcome) and self.is_client:
+            self.group.max_streams = frame.max_streams
+            self.group.next_id = max(self.group.next_id, frame.next_stream)
+        elif isinstance(frame, NewTicket) and self.is_client:
+            self.events.append(TicketReceived(frame.ticket))
+        elif isinstance(frame, Close):
+            self._end("remote", frame.code, frame.reason, now)
+        else:
+            raise WireError(f"a {type(frame).__name__} frame from the wrong side")
+
+    def _on_ack(self, ack: Ack, now: float) -> None:
+        composer = self.composer
+        if ack.largest >= composer.packet_number:
+            raise WireError("an acknowledgment of a packet that was never sent")
+        self.protection.on_ack(ack.largest)
+        outcome = self.recovery.on_ack(ack, was_limited=composer.was_limited, now=now)
+        composer.was_limited = False
+        self.delivery.on_offsets_untrusted(ack.streams, ack.connection_limit)
+        self._on_outcome(outcome, now)
+
+    def _on_outcome(self, outcome: AckOutcome, now: float) -> None:
+        delivery = self.delivery
+        delivery.on_packets_acked(outcome.acked)
+        gone = outcome.lost + outcome.unknown
+        if gone:
+            self.counters.lost += len(outcome.lost)
+            delivery.on_packets_lost(gone, self.recovery.in_flight)
+            self.composer.requeue(gone)
+        if outcome.rtt_sample is not None:
+            self.delay.on_rtt(outcome.rtt_sample, self.recovery.rtt.smoothed, now=now)
+            self.cadence.interval = self.delay.interval
+        if self.cadence.gap_fill_at is not None and delivery.newest_is_acked:
+            self.cadence.on_newest_acked()
+
+    def _on_news(self) -> None:
+        self.silence.on_news()
+        self._is_thinking = False
+
+    def _probe_at(self) -> float | None:
+        if not self.composer.may_send or self.breaker.open_until is not None:
+            return None
+        if not self.recovery.has_in_flight and not self.delivery.has_unacked:
+            return None
+        silence = self.silence
+        interval = silence.probe_interval(self.recovery.rtt.pto, now=self.now)
+        return self._carried_at() + interval
+
+    def _carried_at(self) -> float:
+        """When the oldest unacknowledged bytes, or else anything, last went out."""
+        carried = [send.carried_at for send in self.delivery.active if send.sent > send.acked]
+        if not carried or not self.silence.allows_text(now=self.now):
+            return self.silence.asked_at
+        return min(carried)
+
+    def _refresh_carried(self) -> None:
+        """Find out when each oldest byte really went out last: acknowledgments have moved it."""
+        in_flight = self.recovery.in_flight
+        for send in self.delivery.active:
+            if send.sent > send.acked:
+                times = [
+                    packet.sent_at
+                    for packet in in_flight
+                    for owner, start, stop in packet.carried
+                    if owner is send and start <= send.acked < stop
+                ]
+                send.carried_at = max(times, default=send.carried_at)
+
+    def _ask_if_due(self, now: float) -> None:
+        """Send a probe or a PING where the peer owes a word."""
+        if _is_due(self._probe_at(), now):
+            self._refresh_carried()
+            if _is_due(self._probe_at(), now):
+                self.composer.probe(in_flight=self.recovery.in_flight)
+                self.silence.probes += 1
+                self.counters.probes += 1
+        if _is_due(self._liveness_at(), now):
+            self._announce_thinking()
+            self.silence.on_ping()
+            self.composer.wants_ping = True
+        if _is_due(self._keep_alive_at(), now):
+            self._draw_keep_alive()
+            self.composer.wants_ping = True
+        if _is_due(self._blocked_ping_at(), now):
+            self._blocked_since = now
+            self._blocked_wait = min(self._blocked_wait * 2, BLOCKED_PING_MAX)
+            self.composer.wants_ping = True
+
+    def _announce_thinking(self) -> None:
+        # The PING before this one was answered, and still there is no text.
+        if self.silence.was_pinged and not self._is_thinking:
+            self._is_thinking = True
+            self.events.append(Thinking())
+
+    def _liveness_at(self) -> float | None:
+        if not self.is_client or self.silence.since is not None or not self._is_waiting():
+            return None
+        return self.silence.liveness_at()
+
+    def _is_waiting(self) -> bool:
+        return any(not stream.incoming.has_ended for stream in self.group.streams.values())
+
+    def _keep_alive_at(self) -> float | None:
+        if not self.settings.keep_alive and not self.group.has_open:
+            return None
+        return max(self.silence.asked_at, self.silence.heard_at) + self._keep_alive
+
+    def _draw_keep_alive(self) -> None:
+        spread = self._entropy(1)[0] / 127.5 - 1
+        self._keep_alive = KEEP_ALIVE * (1 + KEEP_ALIVE_JITTER * spread)
+
+    def _end_at(self) -> float | None:
+        gives_up_at = self.silence.gives_up_at()
+        if self.group.has_open:
+            return gives_up_at
+        idle_at = self.silence.heard_at + IDLE
+        return idle_at if gives_up_at is None else min(idle_at, gives_up_at)
+
+    def _end_by_time(self, now: float) -> None:
+        if _is_due(self.silence.gives_up_at(), now):
+            self._end("silence", CloseCode.NONE, "the peer has been silent for 120 s", now)
+        else:
+            self.close(CloseCode.IDLE, "no stream for 5 minutes", now=now)
+
+    def _blocked_ping_at(self) -> float | None:
+        if self._blocked_since is None:
+            return None
+        return self._blocked_since + self._blocked_wait
+
+    def on_polled(self) -> None:
+        """Start or end the PINGs of a sender that flow control holds back."""
+        if not self.delivery.is_blocked:
+            self._blocked_since = None
+        elif self._blocked_since is None:
+            self._blocked_since = self.now
+            self._blocked_wait = self.recovery.rtt.pto
+
+    def on_tripped(self) -> None:
+        """The circuit breaker has opened."""
+        if self.breaker.open_until is not None:
+            self.events.append(Fallback(self.breaker.open_until))
+
+    def on_sent_eliciting(self, packet: SentPacket, now: float) -> None:
+        self.recovery.on_sent(packet)
+        self.silence.on_asked(now=now)
+
+    def _end(self, by: Literal["local", "remote", "silence"], code: int, reason: str, now: float) -> None:
+        self.ended = ConnectionEnded(by, code, reason)
+        self.gone_at = now + CLOSING_PTOS * self.recovery.rtt.pto
+        self.events.append(self.ended)
+
+
+def _is_due(deadline: float | None, now: float) -> bool:
+    return deadline is not None and deadline <= now
+
+
+def _same_host(old: Address, new: Address) -> bool:
+    return isinstance(old, tuple) and isinstance(new, tuple) and old[:1] == new[:1]

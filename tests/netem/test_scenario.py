@@ -1,0 +1,103 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eloquent.errors import ConfigurationError
+from netem import Change, Impairment, Outage, Scenario
+
+CLEAN = Impairment()
+
+
+def test_a_single_outage_includes_its_start_and_not_its_end() -> None:
+    outage = Outage(start_s=2.0, duration_s=0.5)
+    assert outage.end_at(1.999) is None
+    assert outage.end_at(2.0) == 2.5
+    assert outage.end_at(2.5) is None
+    assert outage.end_at(1000.0) is None
+
+
+def test_a_periodic_outage_comes_again() -> None:
+    outage = Outage(start_s=1.0, duration_s=0.25, period_s=5.0)
+    assert outage.end_at(0.0) is None
+    assert outage.end_at(11.0) == 11.25
+    assert outage.end_at(11.3) is None
+    assert outage.next_transition(0.0) == 1.0
+    assert outage.next_transition(1.0) == 1.25
+    assert outage.next_transition(1.25) == 6.0
+
+
+@given(
+    start=st.floats(0.0, 100.0),
+    duration=st.floats(1e-3, 1.0),
+    gap=st.floats(1e-3, 1.0),
+    t=st.floats(0.0, 1e4),
+)
+def test_transitions_alternate_and_agree_with_the_windows(
+    start: float, duration: float, gap: float, t: float
+) -> None:
+    outage = Outage(start, duration, period_s=duration + gap)
+    was_inside = outage.end_at(t) is not None
+    for _ in range(20):
+        following = outage.next_transition(t)
+        assert following > t
+        assert (outage.end_at(math.nextafter(following, 0.0)) is not None) == was_inside
+        assert (outage.end_at(following) is not None) != was_inside
+        was_inside = not was_inside
+        t = following
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"start_s": -1.0, "duration_s": 1.0}, "start_s is -1.0"),
+        ({"start_s": 0.0, "duration_s": 0.0}, "duration_s is 0.0"),
+        ({"start_s": 0.0, "duration_s": 5.0, "period_s": 5.0}, "end before the next one starts"),
+        ({"start_s": 0.0, "duration_s": 1.0, "loss": 2.0}, "loss is 2.0"),
+    ],
+)
+def test_an_impossible_outage_is_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Outage(**values)  # type: ignore[arg-type]
+
+
+def test_changes_take_effect_at_their_time_and_in_their_direction() -> None:
+    slow, slower = Impairment(delay_s=0.1), Impairment(delay_s=0.2)
+    path = Scenario("move", up=CLEAN, down=CLEAN, changes=(Change(3.0, up=slow, down=slower),))
+    assert path.impairment_at("up", 2.999) is CLEAN
+    assert path.impairment_at("up", 3.0) is slow
+    assert path.impairment_at("down", 3.0) is slower
+
+
+def test_changes_out_of_order_are_refused() -> None:
+    later, earlier = Change(2.0, CLEAN, CLEAN), Change(1.0, CLEAN, CLEAN)
+    with pytest.raises(ConfigurationError, match="must increase"):
+        Scenario("wrong", up=CLEAN, down=CLEAN, changes=(later, earlier))
+
+
+def test_transitions_join_changes_and_outages() -> None:
+    path = Scenario(
+        "both", up=CLEAN, down=CLEAN, changes=(Change(1.5, CLEAN, CLEAN),), outages=(Outage(1.0, 1.0),)
+    )
+    times = [0.0]
+    while times[-1] < math.inf:
+        times.append(path.next_transition(times[-1]))
+    assert times == [0.0, 1.0, 1.5, 2.0, math.inf]
+
+
+def test_of_overlapping_outages_the_first_listed_counts() -> None:
+    half = Outage(0.0, 10.0, loss=0.5)
+    path = Scenario("both", up=CLEAN, down=CLEAN, outages=(half,))
+    cut = Outage(1.0, 1.0)
+    assert path.with_outages(cut).outage_at(1.5) == (cut, 2.0)
+    assert path.with_outages(cut).outage_at(2.0) == (half, 10.0)
+
+
+def test_an_rtt_is_split_between_the_directions() -> None:
+    change = Change(1.0, up=Impairment(loss=0.1), down=CLEAN)
+    path = Scenario("any", up=Impairment(delay_s=9.0), down=CLEAN, changes=(change,)).with_rtt(0.2)
+    for t in (0.0, 1.0):
+        assert path.impairment_at("up", t).delay_s == 0.1
+        assert path.impairment_at("down", t).delay_s == 0.1
+    assert path.impairment_at("up", 1.0).loss == 0.1
