@@ -6,11 +6,11 @@ server streams tokens at given times, and the record says when each byte could b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 
-from eloquent.protocol.connection import Settings
+from eloquent.protocol.connection import Connection, Settings
 from eloquent.protocol.dialer import Dialer
 from eloquent.protocol.events import (
     ConnectionEnded,
@@ -24,9 +24,10 @@ from eloquent.protocol.listener import Listener
 from eloquent.protocol.streams import LogGroup, Stream
 from eloquent.protocol.ticket import KeyRing, Ticket, TicketIssuer
 from eloquent.store import MemoryStore
+from netem.impairment import IP_UDP_HEADER_BYTES
 from netem.link import Fate
 from netem.scenario import Direction, Scenario
-from netem.simulation import ClientHost, Simulation
+from netem.simulation import Address, ClientHost, DatagramObserver, Simulation
 
 SERVER = "server"
 WALL_OFFSET = 1_700_000_000.0
@@ -35,10 +36,13 @@ WALL_OFFSET = 1_700_000_000.0
 FIRST_START = 1.0
 """Seconds after the server's start at which the client appears: tickets must not be older."""
 
+_CHECK_INTERVAL = 0.25
+"""Seconds of virtual time between two looks at whether a run is over; arbitrary."""
+
 
 @dataclass(slots=True)
 class Traffic:
-    """Datagrams of one direction, with IP and UDP headers in the bytes."""
+    """Datagrams that one side has sent, with IP and UDP headers in the bytes."""
 
     datagrams: int = 0
     bytes: int = 0
@@ -50,30 +54,52 @@ class Turn:
 
     prompt: bytes
     answer: bytes
+    asked_at: float
     written_at: list[tuple[float, int]] = field(default_factory=list)
     """(time, offset after it) of each token that the server wrote."""
     read_at: list[tuple[float, int]] = field(default_factory=list)
     """(time, offset after it) of each step of the client's contiguous bytes."""
     received: bytearray = field(default_factory=bytearray)
     prompt_received: bytearray = field(default_factory=bytearray)
-    asked_at: float = 0.0
     prompt_whole_at: float | None = None
+    times_answered: int = 0
+    """How often the server began an answer; more than once means that a prompt ran twice."""
     ended_at: float | None = None
     is_complete: bool = False
     interrupted_at: int | None = None
 
+    def rendered_at(self) -> list[float]:
+        """When each token could first be rendered, in order; tokens that never could are left out."""
+        times: list[float] = []
+        steps = iter(self.read_at)
+        at, held = 0.0, 0
+        for _, offset in self.written_at:
+            while held < offset:
+                step = next(steps, None)
+                if step is None:
+                    return times
+                at, held = step
+            times.append(at)
+        return times
+
     def delays(self) -> list[float]:
         """Seconds from writing to the first moment at which it could be rendered, by token."""
-        delays = []
-        steps = iter(self.read_at)
-        step = next(steps, None)
-        for at, offset in self.written_at:
-            while step is not None and step[1] < offset:
-                step = next(steps, None)
-            if step is None:
-                break
-            delays.append(step[0] - at)
-        return delays
+        return [
+            rendered - written
+            for (written, _), rendered in zip(self.written_at, self.rendered_at(), strict=False)
+        ]
+
+    def fault(self) -> str | None:
+        """What keeps this turn from being exact; None where every byte came and the ends are proved."""
+        if self.interrupted_at is not None:
+            return f"the answer was interrupted at {self.interrupted_at}"
+        if self.prompt_whole_at is None or bytes(self.prompt_received) != self.prompt:
+            return f"{len(self.prompt_received)} bytes of the prompt came, {len(self.prompt)} were sent"
+        if self.times_answered != 1:
+            return f"the prompt ran {self.times_answered} times"
+        if bytes(self.received) != self.answer:
+            return f"{len(self.received)} bytes of the answer came, {len(self.answer)} were sent"
+        return None if self.is_complete else "the answer came whole but was not reported complete"
 
 
 class Conversation:
@@ -84,23 +110,36 @@ class Conversation:
         scenario: Scenario,
         *,
         seed: int,
-        settings: Settings = Settings(),
+        settings: Settings | None = None,
         client_settings: Settings | None = None,
+        on_datagram: DatagramObserver | None = None,
     ) -> None:
         self.seed = seed
         self.rng = Random(f"{seed}/conversation")
         self.simulation = Simulation(seed=seed, on_datagram=self._on_datagram)
+        settings = settings or Settings()
         entropy = Random(f"{seed}/entropy").randbytes
-        self._entropy = entropy
-        self.issuer = TicketIssuer(KeyRing.generate(entropy), ipv4=("server", 4433), entropy=entropy)
+        self.issuer = TicketIssuer(KeyRing.generate(entropy), ipv4=(SERVER, 4433), entropy=entropy)
         self.listener = Listener(
-            self.issuer, MemoryStore(), settings=settings, wall_offset=WALL_OFFSET, entropy=entropy, now=0.0
+            self.issuer,
+            MemoryStore(),
+            settings=settings,
+            wall_offset=WALL_OFFSET,
+            entropy=entropy,
+            now=0.0,
         )
         self.server = self.simulation.add_server(self.listener, SERVER, on_event=self._on_server_event)
-        self._client_settings = client_settings or settings
-        self._scenario = scenario
-        self.dialer: Dialer
-        self.client: ClientHost
+        self.simulation.run(until=FIRST_START)
+        self.dialer = Dialer(
+            self.ticket(FIRST_START),
+            SERVER,
+            settings=client_settings or settings,
+            entropy=entropy,
+            now=FIRST_START,
+        )
+        self.client: ClientHost = self.simulation.add_client(
+            self.dialer, scenario, on_event=self._on_client_event
+        )
         self.turns: dict[int, Turn] = {}
         self.traffic: dict[Direction, Traffic] = {"up": Traffic(), "down": Traffic()}
         self.events: list[tuple[float, Event]] = []
@@ -108,92 +147,130 @@ class Conversation:
         self.reads = True
         """Whether the client takes what arrives."""
         self.ended: ConnectionEnded | None = None
-        self._gaps: dict[int, Iterable[float]] = {}
-        self._tokens: dict[int, list[bytes]] = {}
-        self._start()
-
-    def _start(self) -> None:
-        self.simulation.run(until=FIRST_START)
-        self.dialer = Dialer(
-            self.ticket(FIRST_START),
-            SERVER,
-            settings=self._client_settings,
-            entropy=self._entropy,
-            now=FIRST_START,
-        )
-        self.client = self.simulation.add_client(self.dialer, self._scenario, on_event=self._on_client_event)
+        self._observer = on_datagram
+        self._connections: dict[Direction, dict[Connection, None]] = {"up": {}, "down": {}}
+        self._answers: dict[int, Iterator[tuple[bytes, float]]] = {}
+        self._unasked = 0
 
     def ticket(self, now: float) -> Ticket:
-        """A new first-use ticket."""
+        """Issue a new first-use ticket."""
         return self.issuer.issue({"sub": "simulated"}, wall_now=now + WALL_OFFSET)
 
-    def ask_at(
-        self, at: float, prompt: bytes, tokens: list[bytes], gaps: Iterable[float]
-    ) -> None:
-        """Open a stream at that time; the server answers with `tokens`, `gaps` seconds apart."""
+    def ask_at(self, at: float, prompt: bytes, tokens: list[bytes], gaps: Iterable[float]) -> None:
+        """Open a stream at that time; the server answers with `tokens`.
+
+        Each token is followed by one of `gaps`, in seconds, which must not run out before the
+        tokens; the end of the answer comes after the last token's gap.
+        """
 
         def ask(now: float) -> None:
+            self._unasked -= 1
             stream = self.dialer.open()
             self.turns[stream.id] = Turn(prompt, b"".join(tokens), asked_at=now)
-            self._tokens[stream.id] = tokens
-            self._gaps[stream.id] = gaps
+            self._answers[stream.id] = zip(tokens, gaps, strict=False)
             stream.write(prompt, now=now)
             stream.finish()
 
+        self._unasked += 1
         self.simulation.call_at(at, ask, self.client)
 
     def run(self, *, until: float) -> None:
-        """Run to that time, or until every stream is over and nothing is left to acknowledge."""
-        self.simulation.run(until=until)
+        """Run to that time, or until every stream is over and acknowledged."""
+        simulation = self.simulation
+        while simulation.now < until and not self.is_over:
+            simulation.run(until=min(simulation.now + _CHECK_INTERVAL, until))
+
+    def settle(self, *, until: float) -> bool:
+        """Run on until nothing is in flight; False where that did not come about."""
+        simulation = self.simulation
+        while self.in_flight and simulation.now < until:
+            simulation.run(until=min(simulation.now + _CHECK_INTERVAL, until))
+        return not self.in_flight
 
     @property
     def is_over(self) -> bool:
-        """Whether every answer has ended and every end is acknowledged."""
-        groups = self.listener.groups
-        return all(turn.ended_at is not None for turn in self.turns.values()) and not any(
-            stream.is_open for group in [self.dialer.group, *groups] for stream in group.streams.values()
+        """Whether every question was asked, every answer has ended and every end is acknowledged."""
+        if self._unasked or any(turn.ended_at is None for turn in self.turns.values()):
+            return False
+        return not any(group.has_open for group in (self.dialer.group, *self.listener.groups))
+
+    @property
+    def in_flight(self) -> int:
+        """Datagrams on the links, and those that either side still counts as in flight."""
+        owners = (self.listener.owner(group) for group in self.listener.groups)
+        connections = [self.dialer.connection, *(owner for owner in owners if owner is not None)]
+        counted = sum(
+            len(connection.recovery.in_flight) for connection in connections if connection.ended is None
         )
+        return counted + self.simulation.in_flight
+
+    def faults(self) -> list[str]:
+        """What keeps this run from being exact, in words; empty where everything is."""
+        faults = [
+            f"stream {number}: {fault}"
+            for number, turn in self.turns.items()
+            if (fault := turn.fault()) is not None
+        ]
+        if not self.is_over:
+            faults.append(f"not over at {self.simulation.now:.1f} s")
+        return faults
+
+    def padding_bytes(self, direction: Direction) -> int:
+        """Bytes of padding in `traffic`, but for attempts to resume that came to nothing."""
+        return sum(connection.counters.padding_bytes for connection in self._connections[direction])
+
+    def read(self, stream: Stream, now: float) -> None:
+        """Take what has arrived of an answer."""
+        data = stream.read()
+        if data:
+            turn = self.turns[stream.id]
+            turn.received += data
+            turn.read_at.append((now, len(turn.received)))
 
     def _on_datagram(
-        self, direction: Direction, source: object, destination: object, data: bytes, at: float, fate: Fate
+        self,
+        direction: Direction,
+        source: Address,
+        destination: Address,
+        data: bytes,
+        at: float,
+        fate: Fate,
     ) -> None:
         traffic = self.traffic[direction]
         traffic.datagrams += 1
-        traffic.bytes += len(data) + 28
+        traffic.bytes += len(data) + IP_UDP_HEADER_BYTES
+        if self._observer is not None:
+            self._observer(direction, source, destination, data, at, fate)
 
     def _on_server_event(self, listener: Listener, pair: tuple[LogGroup, Event], now: float) -> None:
         group, event = pair
+        owner = listener.owner(group)
+        if owner is not None:
+            self._connections["down"][owner] = None
         self.server_events.append((now, event))
         if isinstance(event, StreamReadable):
-            self._read_prompt(event.stream, now)
-        elif isinstance(event, StreamEnded):
-            turn = self.turns.get(event.stream.id)
-            if turn is not None and event.stream.incoming.is_complete:
-                self._read_prompt(event.stream, now)
-                turn.prompt_whole_at = now
-                self._write_next(event.stream, iter(self._tokens[event.stream.id]), iter(self._gaps[event.stream.id]), now)
-                listener.touch(group)
+            self._read_prompt(event.stream)
+        elif isinstance(event, StreamEnded) and event.stream.incoming.is_complete:
+            turn = self.turns[event.stream.id]
+            self._read_prompt(event.stream)
+            turn.prompt_whole_at = now
+            turn.times_answered += 1
+            self._write_next(event.stream, now)
 
-    def _read_prompt(self, stream: Stream, now: float) -> None:
-        data = stream.read()
-        if data:
-            self.turns[stream.id].prompt_received += data
-            self.listener.touch(stream.group)
+    def _read_prompt(self, stream: Stream) -> None:
+        self.turns[stream.id].prompt_received += stream.read()
+        self.listener.touch(stream.group)
 
-    def _write_next(self, stream: Stream, tokens: object, gaps: object, now: float) -> None:
+    def _write_next(self, stream: Stream, now: float) -> None:
         if stream.outgoing.has_ended:
             return
-        token = next(tokens, None)  # type: ignore[call-overload]
+        token, gap = next(self._answers[stream.id], (None, 0.0))
         if token is None:
             stream.finish()
         else:
             stream.write(token, now=now)
             self.turns[stream.id].written_at.append((now, stream.outgoing.end))
-            self.simulation.call_at(
-                now + next(gaps),  # type: ignore[call-overload]
-                lambda at: self._write_next(stream, tokens, gaps, at),
-                self.server,
-            )
+            self.simulation.call_at(now + gap, lambda at: self._write_next(stream, at), self.server)
         self.listener.touch(stream.group)
 
     def _on_client_event(self, dialer: Dialer, event: Event, now: float) -> None:
@@ -201,6 +278,7 @@ class Conversation:
             if self.reads:
                 self.read(event.stream, now)
             return
+        self._connections["up"][dialer.connection] = None
         self.events.append((now, event))
         if isinstance(event, StreamEnded):
             self._on_answer_ended(event.stream, now)
@@ -211,18 +289,9 @@ class Conversation:
         elif isinstance(event, ConnectionEnded):
             self.ended = event
 
-    def read(self, stream: Stream, now: float) -> None:
-        """Take what has arrived of an answer."""
-        data = stream.read()
-        if data:
-            turn = self.turns[stream.id]
-            turn.received += data
-            turn.read_at.append((now, len(turn.received)))
-
     def _on_answer_ended(self, stream: Stream, now: float) -> None:
         if self.reads:
             self.read(stream, now)
         turn = self.turns[stream.id]
         turn.ended_at = now
         turn.is_complete = stream.incoming.is_complete
-

@@ -238,6 +238,7 @@ class Composer:
     def _seal(self, plaintext: bytes, pad_room: int, *, ack_now: bool, now: float) -> bytes:
         connection = self._connection
         padding = connection.settings.padding
+        content_size = len(plaintext) + connection.protection.overhead
         if pad_room and padding:
             plaintext = plaintext.rjust(min(-(-len(plaintext) // padding) * padding, pad_room), b"\0")
         number = self.packet_number
@@ -246,6 +247,7 @@ class Composer:
         counters = connection.counters
         counters.datagrams_sent += 1
         counters.bytes_sent += len(datagram)
+        counters.padding_bytes += len(datagram) - content_size
         if number >= MAX_PACKET_NUMBER - MAX_BURST and self.closing is None:
             connection.close(CloseCode.KEYS_EXHAUSTED, "packet numbers are used up", now=now)
         return datagram

@@ -78,6 +78,8 @@ class Counters:
     datagrams_sent: int = 0
     datagrams_received: int = 0
     bytes_sent: int = 0
+    padding_bytes: int = 0
+    """Of the bytes sent: zeros that hide the length of the text, or fill a first flight."""
     bytes_received: int = 0
     duplicates: int = 0
     forged: int = 0
@@ -156,6 +158,7 @@ class Connection:
         self._was_confirmed = False
         self._is_stalled = False
         self._is_thinking = False
+        self._probed_at = 0.0
         self._keep_alive = KEEP_ALIVE
         self._blocked_since: float | None = None
         self._blocked_wait = 0.0
@@ -386,7 +389,8 @@ class Connection:
         carried = [send.carried_at for send in self.delivery.active if send.sent > send.acked]
         if not carried or not self.silence.allows_text(now=self.now):
             return self.silence.asked_at
-        return min(carried)
+        # A probe may not have had room for every stream: the next one comes an interval later.
+        return max(min(carried), self._probed_at)
 
     def _refresh_carried(self) -> None:
         """Find out when each oldest byte really went out last: acknowledgments have moved it."""
@@ -408,6 +412,7 @@ class Connection:
             if _is_due(self._probe_at(), now):
                 self.composer.probe(in_flight=self.recovery.in_flight)
                 self.silence.probes += 1
+                self._probed_at = now
                 self.counters.probes += 1
         if _is_due(self._liveness_at(), now):
             self._announce_thinking()

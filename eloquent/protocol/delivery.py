@@ -71,9 +71,16 @@ class Delivery:
         for stream in self.group.streams.values():
             if not stream.is_open:
                 continue
-            self.attach(stream, start=min(stream.outgoing.acked, stream.outgoing.end), is_resumed=True)
+            self.attach(stream, start=stream.outgoing.acked, is_resumed=True)
             if not stream.incoming.has_ended:
                 self.controls.append(Resume(stream.id, stream.incoming.offset))
+
+    def take_over(self) -> None:
+        """Serve the group's other open streams too: they began while this connection was not yet confirmed."""
+        for stream in self.group.streams.values():
+            if stream.is_open and stream.id not in self.sends:
+                self.attach(stream, start=stream.outgoing.acked, is_resumed=True)
+                self._acks.touched[stream.id] = None
 
     def on_tokens_untrusted(self, frame: Tokens) -> None:
         stream = self.group.streams.get(frame.stream) or self._accept(frame.stream)

@@ -295,6 +295,7 @@ class Listener:
             self._owners[group] = connection
             owner.close(CloseCode.SUPERSEDED, "a newer connection has taken over", now=now)
             self._dirty[owner] = None
+        connection.delivery.take_over()
         self._owners[group] = connection
         self._store.retain(group)
         ticket = self._issuer.issue_resumption(

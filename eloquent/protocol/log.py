@@ -36,7 +36,7 @@ class Log:
         self.end = 0
         """Offset after the newest byte."""
         self.sent = 0
-        """Offset after the highest byte that any connection has sent."""
+        """Offset after the highest byte that any connection has sent, the virtual one included."""
         self.acked = 0
         """Highest offset (with the virtual byte) that any connection has acknowledged."""
         self.length: int | None = None

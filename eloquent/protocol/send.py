@@ -96,7 +96,7 @@ class SendStream:
             new = max(min(stop, end) - self.sent, 0)
             self.sent = stop
             if stop > self.log.sent:
-                self.log.sent = min(stop, end)
+                self.log.sent = stop
         if start <= self.acked:
             self.carried_at = now
         if self.lost:
@@ -117,7 +117,10 @@ class SendStream:
     def on_offset_untrusted(self, offset: int, limit: int | None) -> None:
         """The peer says what it holds and up to where it takes more."""
         if offset > self.sent:
-            raise WireError("an acknowledgment of bytes that were never sent")
+            # After a resumption the peer may hold more than this connection has sent.
+            if offset > self.log.sent:
+                raise WireError("an acknowledgment of bytes that were never sent")
+            self.sent = offset
         if limit is not None and limit > self.limit:
             self.limit = limit
         if offset > self.acked:
@@ -236,7 +239,8 @@ class Packer:
         self._chosen.setdefault(stream, []).append([start, stop])
 
     def _add_oldest(self) -> None:
-        for stream in self._streams:
+        # What was carried longest ago first, so that no stream is left out for ever.
+        for stream in sorted(self._streams, key=lambda stream: stream.carried_at):
             if stream.sent > stream.acked:
                 self._add(stream, stream.acked, stream.sent)
 

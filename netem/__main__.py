@@ -1,0 +1,19 @@
+"""The laboratory's command line: `python -m netem`."""
+
+from __future__ import annotations
+
+import click
+
+from netem.experiments import exact, outages, rates, simulate, slow, upload
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Bad networks, and what they do to a token stream."""
+
+
+for module in (simulate, outages, upload, rates, slow, exact):
+    main.add_command(module.command)
+
+if __name__ == "__main__":
+    main(prog_name="python -m netem")
