@@ -148,7 +148,7 @@ class Conversation:
         """Whether the client takes what arrives."""
         self.ended: ConnectionEnded | None = None
         self._observer = on_datagram
-        self._connections: dict[Direction, dict[Connection, None]] = {"up": {}, "down": {}}
+        self._senders: dict[Direction, dict[Connection, None]] = {"up": {}, "down": {}}
         self._answers: dict[int, Iterator[tuple[bytes, float]]] = {}
         self._unasked = 0
 
@@ -215,9 +215,9 @@ class Conversation:
             faults.append(f"not over at {self.simulation.now:.1f} s")
         return faults
 
-    def padding_bytes(self, direction: Direction) -> int:
-        """Bytes of padding in `traffic`, but for attempts to resume that came to nothing."""
-        return sum(connection.counters.padding_bytes for connection in self._connections[direction])
+    def senders(self, direction: Direction) -> list[Connection]:
+        """The connections that have sent in that direction, but for resumptions that came to nothing."""
+        return list(self._senders[direction])
 
     def read(self, stream: Stream, now: float) -> None:
         """Take what has arrived of an answer."""
@@ -246,7 +246,7 @@ class Conversation:
         group, event = pair
         owner = listener.owner(group)
         if owner is not None:
-            self._connections["down"][owner] = None
+            self._senders["down"][owner] = None
         self.server_events.append((now, event))
         if isinstance(event, StreamReadable):
             self._read_prompt(event.stream)
@@ -278,7 +278,7 @@ class Conversation:
             if self.reads:
                 self.read(event.stream, now)
             return
-        self._connections["up"][dialer.connection] = None
+        self._senders["up"][dialer.connection] = None
         self.events.append((now, event))
         if isinstance(event, StreamEnded):
             self._on_answer_ended(event.stream, now)

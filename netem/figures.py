@@ -72,12 +72,13 @@ def _plain(values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _rounded(value: Value) -> Value:
-    return round(value, 6) if isinstance(value, float) else value
+    return round(value, 6) + 0.0 if isinstance(value, float) else value
 
 
 def _cell(value: Value) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 100 else f"{value:.0f}"
+        # Adding zero makes a rounded -0.0 positive.
+        return f"{round(value, 4) + 0.0:.4g}" if abs(value) < 100 else f"{value:.0f}"
     return str(value)
 
 

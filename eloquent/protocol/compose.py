@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from eloquent.protocol.delivery import Delivery
 from eloquent.protocol.path import Address
 from eloquent.protocol.recovery import SentPacket
-from eloquent.protocol.send import Carried, window_size
+from eloquent.protocol.send import Carried
 from eloquent.protocol.wire import (
     MAX_DATAGRAM,
     MAX_PACKET_NUMBER,
@@ -33,6 +33,9 @@ MAX_BURST = 64
 MIN_ROOM = 64
 """Bytes of plaintext below which a datagram is not worth sending on a path with a limit."""
 
+FULL = 1024
+"""Unsent bytes that are worth a datagram of their own: about what fits beside headers and frames."""
+
 ARRAY_SLACK = 4
 """Bytes by which the array around the frames may grow when frames are added."""
 
@@ -50,7 +53,7 @@ class Composer:
 
     __slots__ = (
         "_close_due", "_closes", "_connection", "_is_limited", "_probe", "closing", "controls",
-        "packet_number", "wants_ping", "was_limited",
+        "may_send", "may_send_text", "packet_number", "wants_ping", "was_limited",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
@@ -63,16 +66,14 @@ class Composer:
         self.wants_ping = False
         self.was_limited = False
         """Whether the congestion window has held a datagram back since the last acknowledgment."""
+        self.may_send = True
+        """Whether the amplification limit allows a datagram (protocol 6: else timers rest)."""
+        self.may_send_text = True
+        """Whether more than PINGs and answers may go: no long silence, no open circuit breaker."""
         self._is_limited = False
         self._probe = False
         self._close_due = True
         self._closes = 0
-
-    @property
-    def may_send(self) -> bool:
-        """Whether the amplification limit allows a datagram (protocol 6: else timers rest)."""
-        path = self._connection.paths.active
-        return path.is_validated or path.budget >= self._connection.protection.overhead + MIN_ROOM
 
     def probe(self, *, in_flight: Iterable[SentPacket]) -> None:
         """Send the oldest bytes again, or at least a PING."""
@@ -95,78 +96,80 @@ class Composer:
         connection = self._connection
         if connection.ended is not None:
             return self._close_datagrams(now)
-        if connection.delivery.poll(now=now):
+        delivery = connection.delivery
+        if delivery.poll(now=now):
             # protocol 3: a raised limit is sent at once with a PING.
             self.wants_ping = True
             connection.acks.ask(now=now)
-        connection.on_polled()
         self._is_limited = False
-        out = self._path_datagrams(now) if connection.paths.responses or connection.paths.next_at() else []
-        while len(out) < MAX_BURST:
-            datagram = self._next(now)
+        paths = connection.paths
+        out = self._path_datagrams(now) if paths.responses or paths.is_challenging else []
+        self._refresh(now)
+        while self.may_send and len(out) < MAX_BURST:
+            reason = self._reason(now)
+            if reason is None and not self._is_due(now):
+                break
+            datagram = self._build(reason, now)
             if datagram is None:
                 break
-            out.append((datagram, connection.paths.active.address))
+            out.append((datagram, paths.active.address))
+            self._refresh(now)
         return out
+
+    def _refresh(self, now: float) -> None:
+        """Bring up to date what decides about the next datagram; deadlines are read from it too."""
+        connection = self._connection
+        connection.delivery.refresh()
+        connection.on_refreshed()
+        path = connection.paths.active
+        self.may_send = path.is_validated or path.budget >= connection.protection.overhead + MIN_ROOM
+        self.may_send_text = connection.breaker.open_until is None and connection.silence.allows_text(now=now)
 
     def next_at(self) -> float | None:
         """When the next datagram with text is due, unless something else must happen first."""
         connection = self._connection
-        if self._is_limited or not self.may_send or not self._allows_text(connection.now):
-            return None
         at = connection.cadence.gap_fill_at
         if connection.delivery.has_new:
             new_at = self._new_bytes_at()
-            return new_at if at is None else min(at, new_at)
+            if at is None or new_at < at:
+                at = new_at
+        if at is None or self._is_limited or not self.may_send or not self.may_send_text:
+            return None
         return at
 
-    def _next(self, now: float) -> bytes | None:
-        connection = self._connection
-        reason = self._reason(now)
-        due_at = connection.acks.due_at
-        if (
-            reason is None
-            and not self._probe
-            and not self.wants_ping
-            and not self.controls
-            and not connection.delivery.controls
-            and (due_at is None or due_at > now)
-        ):
-            return None
-        return self._build(reason, now) if self.may_send else None
-
-    def _allows_text(self, now: float) -> bool:
-        connection = self._connection
-        return (
-            not connection.delivery.is_muted
-            and connection.breaker.open_until is None
-            and connection.silence.allows_text(now=now)
-        )
+    def _is_due(self, now: float) -> bool:
+        """Whether there is anything but text to say now."""
+        if self._probe or self.wants_ping or self.controls or self._connection.delivery.controls:
+            return True
+        ack_at = self._connection.acks.due_at
+        return ack_at is not None and ack_at <= now
 
     def _reason(self, now: float) -> Reason | None:
         """Why text should go now, if it should and may."""
         connection = self._connection
-        if not self._allows_text(now):
+        if not self.may_send_text or connection.delivery.is_muted:
             return None
         if self._probe:
             return Reason.PROBE
-        reason = None
+        copy_at = connection.cadence.gap_fill_at
         if connection.delivery.has_new and self._new_bytes_at() <= now:
             reason = Reason.NEW
-        elif connection.cadence.gap_fill_at is not None and connection.cadence.gap_fill_at <= now:
+        elif copy_at is not None and copy_at <= now:
             reason = Reason.GAP_FILL
-        if reason is not None and not self._fits_window():
-            # protocol 5: coalesce, never queue.
-            self._is_limited = self.was_limited = True
+        else:
             return None
-        return reason
+        if self._fits_window():
+            return reason
+        # protocol 5: coalesce, never queue.
+        self._is_limited = self.was_limited = True
+        return None
 
     def _new_bytes_at(self) -> float:
-        connection = self._connection
-        delivery = connection.delivery
-        if delivery.has_urgent(MAX_DATAGRAM - connection.protection.overhead):
+        delivery = self._connection.delivery
+        # Nothing is gained by waiting where a datagram is full, or bytes are known to be lost.
+        if delivery.has_lost or delivery.unsent >= FULL:
             return 0.0
-        return connection.cadence.new_bytes_at()
+        return self._connection.cadence.new_bytes_at()
 
     def _fits_window(self) -> bool:
         connection = self._connection
@@ -174,7 +177,7 @@ class Composer:
         if not recovery.bytes_in_flight:
             return True
         overhead = connection.protection.overhead
-        size = min(MAX_DATAGRAM, overhead + ARRAY_SLACK + window_size(connection.delivery.active))
+        size = min(MAX_DATAGRAM, overhead + connection.delivery.window)
         return recovery.bytes_in_flight + size <= recovery.congestion.window
 
     def _build(self, reason: Reason | None, now: float) -> bytes | None:
@@ -184,7 +187,9 @@ class Composer:
         if not path.is_validated:
             room = min(room, path.budget - connection.protection.overhead)
         frames = self._frames_about_connection(now)
-        controls = self._take_controls(frames, room)
+        controls: list[Frame] = []
+        if self.controls or connection.delivery.controls:
+            controls = self._take_controls(frames, room)
         carried: list[Carried] = []
         if reason is not None:
             used = len(encode_frames(frames)) if frames else 1
@@ -269,8 +274,7 @@ class Composer:
             counters.gap_fills += is_gap_fill
             connection.cadence.on_copy_sent(is_gap_fill=is_gap_fill, now=now)
         recovery = connection.recovery
-        rate = recovery.congestion.loss_rate
-        if connection.breaker.on_sent(len(datagram), recovery.rtt.smoothed, rate, now=now):
+        if connection.breaker.on_sent(len(datagram), recovery.rtt.smoothed, recovery.congestion, now=now):
             connection.on_tripped()
 
     def _path_datagrams(self, now: float) -> list[tuple[bytes, Address]]:

@@ -144,18 +144,12 @@ class CircuitBreaker:
         self.open_until: float | None = None
         self._bytes = 0
         self._bad = 0
-        self._window_end: float | None = None
+        self._window_end = 0.0
 
-    def on_sent(self, size: int, rtt: float, loss_rate: float, *, now: float) -> bool:
+    def on_sent(self, size: int, rtt: float, window: CongestionWindow, *, now: float) -> bool:
         """Count a datagram; True when this one opens the breaker."""
-        length = max(BREAKER_MIN_WINDOW, 4 * rtt)
-        if self._window_end is None or now > self._window_end + length:
-            self._start(now + length)
-            self._bad = 0
-        elif now >= self._window_end:
-            is_bad = loss_rate > 0 and self._bytes / length > self._limit(rtt, loss_rate)
-            self._bad = self._bad + 1 if is_bad else 0
-            self._start(now + length)
+        if now >= self._window_end:
+            self._end_window(rtt, window.loss_rate, now)
         self._bytes += size
         if self._bad < BREAKER_WINDOWS:
             return False
@@ -163,8 +157,12 @@ class CircuitBreaker:
         self.open_until = now + BREAKER_PAUSE
         return True
 
-    def _start(self, window_end: float) -> None:
-        self._window_end = window_end
+    def _end_window(self, rtt: float, loss_rate: float, now: float) -> None:
+        length = max(BREAKER_MIN_WINDOW, 4 * rtt)
+        is_bad = loss_rate > 0 and self._bytes / length > self._limit(rtt, loss_rate)
+        # A window that ended long ago was followed by silence, which is as good as can be.
+        self._bad = self._bad + 1 if is_bad and now < self._window_end + length else 0
+        self._window_end = now + length
         self._bytes = 0
 
     @staticmethod

@@ -26,7 +26,7 @@ from eloquent.protocol.events import (
 from eloquent.protocol.path import Address, Paths
 from eloquent.protocol.recovery import INITIAL_RTT, AckOutcome, Recovery, SentPacket
 from eloquent.protocol.send import ELOQUENT, Policy
-from eloquent.protocol.silence import IDLE, KEEP_ALIVE, KEEP_ALIVE_JITTER, Silence
+from eloquent.protocol.silence import IDLE, KEEP_ALIVE, KEEP_ALIVE_JITTER, LIVENESS, Silence
 from eloquent.protocol.streams import LogGroup, Stream
 from eloquent.protocol.wire import (
     Ack,
@@ -159,6 +159,8 @@ class Connection:
         self._is_stalled = False
         self._is_thinking = False
         self._probed_at = 0.0
+        self._slow_at = now + LIVENESS
+        """When the deadlines that are far away and mostly move must be looked at again."""
         self._keep_alive = KEEP_ALIVE
         self._blocked_since: float | None = None
         self._blocked_wait = 0.0
@@ -196,20 +198,14 @@ class Connection:
         """The time of the next deadline; None where there is none."""
         if self.ended is not None:
             return self.gone_at if self.gone_at is not None and self.gone_at > self.now else None
-        deadlines = [
-            self.acks.due_at,
-            self.recovery.loss_at,
-            self.composer.next_at(),
-            self._probe_at(),
-            self._liveness_at(),
-            self._keep_alive_at(),
-            self._end_at(),
-            None if self._is_stalled else self.silence.stalled_at(self.recovery.rtt.pto),
-            self.paths.next_at(),
-            self._blocked_ping_at(),
-            self.breaker.open_until,
-        ]
-        return min([deadline for deadline in deadlines if deadline is not None], default=None)
+        at = self._slow_at
+        for deadline in (self.acks.due_at, self.recovery.loss_at, self.composer.next_at(), self._probe_at()):
+            if deadline is not None and deadline < at:
+                at = deadline
+        if self.paths.is_challenging or self._blocked_since is not None or self.breaker.open_until is not None:
+            rare = (self.paths.next_at(), self._blocked_ping_at(), self.breaker.open_until)
+            at = min(at, *(deadline for deadline in rare if deadline is not None))
+        return at
 
     def handle_timer(self, *, now: float) -> None:
         """Do what has become due."""
@@ -222,13 +218,10 @@ class Connection:
             self.breaker.open_until = None
         if self.paths.on_timer(now=now):
             self.events.append(PathChanged(self.paths.active.address))
-        if not self._is_stalled and _is_due(self.silence.stalled_at(self.recovery.rtt.pto), now):
-            self._is_stalled = True
-            self.events.append(Stalled())
-        if _is_due(self._end_at(), now):
-            self._end_by_time(now)
-            return
-        self._ask_if_due(now)
+        if self._slow_at <= now:
+            self._on_slow_timer(now)
+        if self.ended is None:
+            self._ask_if_due(now)
 
     def attach(self, stream: Stream) -> None:
         """Take part in a stream that the client has just opened."""
@@ -251,8 +244,11 @@ class Connection:
         self.composer.controls.append(NewTicket(ticket))
 
     def _advance(self, now: float) -> float:
+        """The time that counts; whatever happens at it, no slow deadline comes sooner than LIVENESS later."""
         if now > self.now:
             self.now = now
+        if self._slow_at > self.now + LIVENESS:
+            self._slow_at = self.now + LIVENESS
         return self.now
 
     def _open_untrusted(self, header: Header, datagram: bytes, now: float) -> bytes | None:
@@ -376,21 +372,17 @@ class Connection:
         self._is_thinking = False
 
     def _probe_at(self) -> float | None:
-        if not self.composer.may_send or self.breaker.open_until is not None:
+        silence, recovery = self.silence, self.recovery
+        carried_at = self.delivery.oldest_carried_at
+        if carried_at is None and not recovery.bytes_in_flight:
             return None
-        if not self.recovery.has_in_flight and not self.delivery.has_unacked:
+        composer = self.composer
+        if not composer.may_send or self.breaker.open_until is not None:
             return None
-        silence = self.silence
-        interval = silence.probe_interval(self.recovery.rtt.pto, now=self.now)
-        return self._carried_at() + interval
-
-    def _carried_at(self) -> float:
-        """When the oldest unacknowledged bytes, or else anything, last went out."""
-        carried = [send.carried_at for send in self.delivery.active if send.sent > send.acked]
-        if not carried or not self.silence.allows_text(now=self.now):
-            return self.silence.asked_at
+        if carried_at is None or not composer.may_send_text:
+            carried_at = silence.asked_at
         # A probe may not have had room for every stream: the next one comes an interval later.
-        return max(min(carried), self._probed_at)
+        return max(carried_at, self._probed_at) + silence.probe_interval(recovery.rtt.pto, now=self.now)
 
     def _refresh_carried(self) -> None:
         """Find out when each oldest byte really went out last: acknowledgments have moved it."""
@@ -404,6 +396,7 @@ class Connection:
                     if owner is send and start <= send.acked < stop
                 ]
                 send.carried_at = max(times, default=send.carried_at)
+        self.delivery.refresh()
 
     def _ask_if_due(self, now: float) -> None:
         """Send a probe or a PING where the peer owes a word."""
@@ -414,6 +407,19 @@ class Connection:
                 self.silence.probes += 1
                 self._probed_at = now
                 self.counters.probes += 1
+        if _is_due(self._blocked_ping_at(), now):
+            self._blocked_since = now
+            self._blocked_wait = min(self._blocked_wait * 2, BLOCKED_PING_MAX)
+            self.composer.wants_ping = True
+
+    def _on_slow_timer(self, now: float) -> None:
+        """What is due at most twice a second: liveness, stall, keep-alive, the end."""
+        if not self._is_stalled and _is_due(self.silence.stalled_at(self.recovery.rtt.pto), now):
+            self._is_stalled = True
+            self.events.append(Stalled())
+        if _is_due(self._end_at(), now):
+            self._end_by_time(now)
+            return
         if _is_due(self._liveness_at(), now):
             self._announce_thinking()
             self.silence.on_ping()
@@ -421,10 +427,11 @@ class Connection:
         if _is_due(self._keep_alive_at(), now):
             self._draw_keep_alive()
             self.composer.wants_ping = True
-        if _is_due(self._blocked_ping_at(), now):
-            self._blocked_since = now
-            self._blocked_wait = min(self._blocked_wait * 2, BLOCKED_PING_MAX)
-            self.composer.wants_ping = True
+        stalled_at = None if self._is_stalled else self.silence.stalled_at(self.recovery.rtt.pto)
+        deadlines = (self._liveness_at(), self._keep_alive_at(), self._end_at(), stalled_at)
+        at = min([deadline for deadline in deadlines if deadline is not None], default=now + IDLE)
+        # What was due is done once its PING is sent, which the next drain does.
+        self._slow_at = max(at, now + LIVENESS / 2) if at <= now else at
 
     def _announce_thinking(self) -> None:
         # The PING before this one was answered, and still there is no text.
@@ -467,7 +474,7 @@ class Connection:
             return None
         return self._blocked_since + self._blocked_wait
 
-    def on_polled(self) -> None:
+    def on_refreshed(self) -> None:
         """Start or end the PINGs of a sender that flow control holds back."""
         if not self.delivery.is_blocked:
             self._blocked_since = None

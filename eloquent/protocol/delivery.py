@@ -25,13 +25,17 @@ from eloquent.protocol.wire import Frame, Reset, ResetCode, Resume, Stop, Tokens
 CONNECTION_WINDOW = 1024 * 1024
 """Bytes that a connection may send beyond what the application has taken (protocol 3)."""
 
+FRAME_OVERHEAD = 40
+"""Bytes around a stream's range, at most: of a TOKENS frame with FIN, or of one with a RESET."""
+
 
 class Delivery:
     """One connection's part in its group's streams."""
 
     __slots__ = (
         "_acks", "_consumed_before", "_credit_limit", "_credit_used", "_events", "_limits", "_received",
-        "_receive_limit", "_seen_consumed", "_seen_stops", "active", "controls", "group", "is_muted", "sends",
+        "_receive_limit", "_seen_consumed", "_seen_stops", "active", "controls", "group", "has_lost", "has_new",
+        "is_blocked", "is_muted", "oldest_carried_at", "sends", "unsent", "window",
     )  # fmt: skip
 
     def __init__(self, group: LogGroup, acks: AckTracker, events: deque[Event]) -> None:
@@ -53,6 +57,18 @@ class Delivery:
         self._seen_stops = 0
         self._limits: dict[int, int] = {}
         """Stream limits that are implied, by stream: the ones an ACK need not say."""
+        # The summary that `refresh` makes, once for each time that the connection is drained.
+        self.unsent = 0
+        """Bytes that may be sent and never were, ends counted as one."""
+        self.window = 0
+        """Bytes, with room for frames around them, of all that is unacknowledged or unsent."""
+        self.has_lost = False
+        self.has_new = False
+        """Whether there are bytes to send that nothing carries now."""
+        self.is_blocked = False
+        """Whether flow control, and nothing else, holds bytes back."""
+        self.oldest_carried_at: float | None = None
+        """When the oldest unacknowledged byte of any stream went out last."""
 
     def attach(self, stream: Stream, *, start: int = 0, is_resumed: bool = False) -> SendStream:
         """Take part in a stream, sending its log from `start`."""
@@ -180,36 +196,35 @@ class Delivery:
             if not stream.incoming.has_ended and stream.id in self.sends:
                 self._acks.touched[stream.id] = None
 
-    @property
-    def has_unacked(self) -> bool:
-        return any(send.sent > send.acked for send in self.active)
-
-    @property
-    def has_new(self) -> bool:
-        """Whether there are bytes to send that nothing carries now."""
-        if self.is_muted:
-            return False
+    def refresh(self) -> None:
+        """Bring the summary of what waits up to date; valid until the next input or command."""
         credit = self._credit_limit - self._credit_used
+        unsent = window = 0
+        oldest_at: float | None = None
+        is_blocked = has_lost = has_end = False
         for send in self.active:
-            if send.lost or (send.sendable_end > send.sent and (credit > 0 or send.sent >= send.log.end)):
-                return True
-        return False
-
-    def has_urgent(self, room: int) -> bool:
-        """Whether there is enough to send that nothing is gained by waiting for more."""
-        unsent = 0
-        for send in self.active:
-            if send.lost:
-                return True
-            unsent += send.sendable_end - send.sent
-        return min(unsent, self._credit_limit - self._credit_used) >= room
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether flow control, and nothing else, holds bytes back."""
-        if self._credit_limit <= self._credit_used:
-            return any(send.log.end > send.sent for send in self.active)
-        return any(send.is_blocked for send in self.active)
+            log, acked, sent = send.log, send.acked, send.sent
+            stop = log.stop
+            if log.end > send.limit:
+                stop = send.limit
+                is_blocked |= sent >= stop
+            if stop > sent:
+                unsent += stop - sent
+                has_end |= sent >= log.end
+            if sent > acked and (oldest_at is None or send.carried_at < oldest_at):
+                oldest_at = send.carried_at
+            if stop > acked:
+                window += stop - acked + FRAME_OVERHEAD
+            has_lost |= bool(send.lost.starts)
+        if unsent > credit:
+            is_blocked = True
+            unsent = credit
+        self.unsent = unsent
+        self.has_lost = has_lost
+        self.has_new = (unsent > 0 or has_lost or has_end) and not self.is_muted
+        self.is_blocked = is_blocked and unsent <= 0
+        self.window = window
+        self.oldest_carried_at = oldest_at
 
     @property
     def newest_is_acked(self) -> bool:
@@ -219,7 +234,11 @@ class Delivery:
         """The ranges that ride in a datagram with `room` bytes for them."""
         if self.is_muted:
             return []
-        packer = Packer(self.active, room, self._credit_limit - self._credit_used)
+        if len(self.active) == 1 and policy.reach and self.window <= room and self.unsent < self._credit():
+            # By far the most frequent case, without the machinery for the others.
+            send = self.active[0]
+            return [(send, send.acked, send.sendable_end)]
+        packer = Packer(self.active, room, self._credit())
         if policy.reach:
             whole = packer.whole_window()
             if whole is not None:
@@ -234,6 +253,9 @@ class Delivery:
             self._credit_used += send.on_sent(start, stop, now=now)
             new += send.sent - before
         return new
+
+    def _credit(self) -> int:
+        return self._credit_limit - self._credit_used
 
     def poll(self, *, now: float) -> bool:
         """Turn what the application did into frames; True when a raised limit must be told."""

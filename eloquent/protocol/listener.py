@@ -126,9 +126,11 @@ class Listener:
             dirty, self._dirty = self._dirty, {}
             for connection in dirty:
                 # Events first: they may make another connection speak, or this one end.
-                self._collect(connection, now)
+                if connection.events:
+                    self._collect(connection, now)
                 out += connection.datagrams_to_send(now=now)
-                self._collect(connection, now)
+                if connection.events:
+                    self._collect(connection, now)
                 self._timers.schedule(connection)
         return out
 
@@ -279,9 +281,6 @@ class Listener:
                 if self._owners.get(group, connection) is not connection:
                     continue
             self._events.append((group, event))
-        for stream_id in group.finished:
-            self._finished.append((now, group, stream_id))
-        group.finished.clear()
 
     def _on_connected(self, connection: Connection, now: float) -> None:
         """The client has shown `c1`: it owns the group from here on (protocol 7, takeover)."""
@@ -342,6 +341,9 @@ class Listener:
                 self._events.append((group, StreamAbandoned(stream)))
 
     def _forget_finished(self, now: float) -> None:
+        for group in self._owners:
+            self._finished += [(now, group, stream_id) for stream_id in group.finished]
+            group.finished.clear()
         while self._finished and self._finished[0][0] <= now - self._store.retention:
             _, group, stream_id = self._finished.popleft()
             group.forget(stream_id)

@@ -27,7 +27,7 @@ def digest_of(sha256: hashlib._Hash) -> int:
 class Log:
     """Bytes of one direction of a stream, addressed by offset."""
 
-    __slots__ = ("_data", "_sha256", "_start", "acked", "digest", "end", "length", "reset_code", "sent")
+    __slots__ = ("_data", "_sha256", "_start", "acked", "digest", "end", "length", "reset_code", "sent", "stop")
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -35,6 +35,8 @@ class Log:
         self._start = 0
         self.end = 0
         """Offset after the newest byte."""
+        self.stop = 0
+        """Offset after everything there is to send: one more than `end` once the log has ended."""
         self.sent = 0
         """Offset after the highest byte that any connection has sent, the virtual one included."""
         self.acked = 0
@@ -67,16 +69,17 @@ class Log:
         if self.length is not None:
             raise UsageError("the stream has ended: nothing can be added to its log")
         self._data += data
-        self.end += len(data)
+        self.end = self.stop = self.end + len(data)
 
-    def slice(self, start: int, stop: int) -> bytes:
+    def slice(self, start: int, stop: int) -> bytearray:
         """The bytes [start, stop); `start` must not have been trimmed."""
-        return bytes(self._data[start - self._start : stop - self._start])
+        return self._data[start - self._start : stop - self._start]
 
     def finish(self) -> None:
         """End the log as whole. Without effect on a log that has ended."""
         if self.length is None:
             self.length = self.end
+            self.stop = self.end + 1
             self._sha256.update(self._data)
             self.digest = digest_of(self._sha256)
 
@@ -88,6 +91,7 @@ class Log:
             del self._data[self.sent - self._start :]
             self.end = self.sent
         self.length = self.end
+        self.stop = self.end + 1
         self.reset_code = code
 
     def on_acked(self, offset: int) -> None:

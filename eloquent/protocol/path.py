@@ -131,8 +131,13 @@ class Paths:
         self.active, self.previous = previous, None
         return True
 
+    @property
+    def is_challenging(self) -> bool:
+        """Whether any validation is going on."""
+        return self.previous is not None or self.active.challenge_at is not None
+
     def next_at(self) -> float | None:
-        if self.previous is None and self.active.challenge_at is None:
+        if not self.is_challenging:
             return None
         times = [
             at

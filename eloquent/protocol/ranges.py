@@ -9,41 +9,42 @@ from collections.abc import Iterator
 class RangeSet:
     """Disjoint half-open ranges [start, stop) in ascending order."""
 
-    __slots__ = ("_starts", "_stops")
+    __slots__ = ("_stops", "starts")
 
     def __init__(self) -> None:
-        self._starts: list[int] = []
+        self.starts: list[int] = []
+        """First offsets, ascending: as a truth value, cheaper than asking the set."""
         self._stops: list[int] = []
 
     def __bool__(self) -> bool:
-        return bool(self._starts)
+        return bool(self.starts)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return zip(self._starts, self._stops, strict=True)
+        return zip(self.starts, self._stops, strict=True)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.starts)
 
     @property
     def first(self) -> tuple[int, int]:
         """The lowest range; the set must not be empty."""
-        return self._starts[0], self._stops[0]
+        return self.starts[0], self._stops[0]
 
     @property
     def size(self) -> int:
         """Bytes in all ranges."""
-        return sum(self._stops) - sum(self._starts)
+        return sum(self._stops) - sum(self.starts)
 
     def add(self, start: int, stop: int) -> None:
         """Add a range, merging what touches it."""
         if start >= stop:
             return
         low = bisect_left(self._stops, start)
-        high = bisect_right(self._starts, stop)
+        high = bisect_right(self.starts, stop)
         if low < high:
-            start = min(start, self._starts[low])
+            start = min(start, self.starts[low])
             stop = max(stop, self._stops[high - 1])
-        self._starts[low:high] = [start]
+        self.starts[low:high] = [start]
         self._stops[low:high] = [stop]
 
     def remove(self, start: int, stop: int) -> None:
@@ -51,27 +52,27 @@ class RangeSet:
         if start >= stop:
             return
         low = bisect_right(self._stops, start)
-        high = bisect_left(self._starts, stop)
+        high = bisect_left(self.starts, stop)
         if low >= high:
             return
         starts, stops = [], []
-        if self._starts[low] < start:
-            starts.append(self._starts[low])
+        if self.starts[low] < start:
+            starts.append(self.starts[low])
             stops.append(start)
         if self._stops[high - 1] > stop:
             starts.append(stop)
             stops.append(self._stops[high - 1])
-        self._starts[low:high] = starts
+        self.starts[low:high] = starts
         self._stops[low:high] = stops
 
     def gaps(self, start: int, stop: int) -> list[tuple[int, int]]:
         """The parts of [start, stop) that are not in the set."""
         found = []
-        for index in range(bisect_right(self._stops, start), len(self._starts)):
-            if self._starts[index] >= stop:
+        for index in range(bisect_right(self._stops, start), len(self.starts)):
+            if self.starts[index] >= stop:
                 break
-            if self._starts[index] > start:
-                found.append((start, self._starts[index]))
+            if self.starts[index] > start:
+                found.append((start, self.starts[index]))
             start = self._stops[index]
         if start < stop:
             found.append((start, stop))

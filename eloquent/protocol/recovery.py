@@ -35,7 +35,7 @@ MIN_PTO = 0.05
 class RttEstimator:
     """Smoothed RTT and its variation, in seconds (RFC 9002 section 5)."""
 
-    __slots__ = ("has_sample", "latest", "minimum", "smoothed", "variation")
+    __slots__ = ("has_sample", "latest", "minimum", "pto", "smoothed", "variation")
 
     def __init__(self, initial: float = INITIAL_RTT) -> None:
         self.smoothed = initial
@@ -43,6 +43,8 @@ class RttEstimator:
         self.latest = initial
         self.minimum = initial
         self.has_sample = False
+        self.pto = self._pto()
+        """`SRTT + max(4 RTTVAR, 1 ms) + the peer's ack delay`, at least 50 ms (protocol 4)."""
 
     def on_sample(self, sample: float, ack_delay: float) -> None:
         self.latest = sample
@@ -50,15 +52,15 @@ class RttEstimator:
             self.has_sample = True
             self.minimum = self.smoothed = sample
             self.variation = sample / 2
+            self.pto = self._pto()
             return
         self.minimum = min(self.minimum, sample)
         adjusted = sample - ack_delay if sample >= self.minimum + ack_delay else sample
         self.variation += (abs(self.smoothed - adjusted) - self.variation) / 4
         self.smoothed += (adjusted - self.smoothed) / 8
+        self.pto = self._pto()
 
-    @property
-    def pto(self) -> float:
-        """`SRTT + max(4 RTTVAR, 1 ms) + the peer's ack delay`, at least 50 ms (protocol 4)."""
+    def _pto(self) -> float:
         return max(self.smoothed + max(4 * self.variation, GRANULARITY) + MAX_ACK_DELAY, MIN_PTO)
 
     @property

@@ -64,23 +64,8 @@ class SendStream:
     def sendable_end(self) -> int:
         """Offset after the last byte that may be sent now, the virtual byte included."""
         log = self.log
-        if log.end > self.limit:
-            return self.limit
         # protocol 2: FIN and RESET are exempt from flow control.
-        return log.end if log.length is None else log.end + 1
-
-    @property
-    def has_unsent(self) -> bool:
-        return self.sendable_end > self.sent
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether the peer's limit, and nothing else, holds bytes back."""
-        return self.log.end > self.limit and self.sent >= self.limit
-
-    @property
-    def has_unacked(self) -> bool:
-        return self.sent > self.acked
+        return log.stop if log.end <= self.limit else self.limit
 
     @property
     def is_done(self) -> bool:
@@ -99,7 +84,7 @@ class SendStream:
                 self.log.sent = stop
         if start <= self.acked:
             self.carried_at = now
-        if self.lost:
+        if self.lost.starts:
             self.lost.remove(start, stop)
         return new
 
@@ -141,11 +126,11 @@ class SendStream:
 
     def _advance(self, offset: int) -> None:
         delivered = self.delivered
-        while delivered and delivered.first[0] <= offset:
+        while delivered.starts and delivered.starts[0] <= offset:
             first = delivered.first
             offset = max(offset, first[1])
             delivered.remove(*first)
-        if self.lost:
+        if self.lost.starts:
             self.lost.remove(self.acked, offset)
         self.acked = offset
         self.log.on_acked(offset)
@@ -174,16 +159,6 @@ class SendStream:
 
 Carried = tuple[SendStream, int, int]
 """A stream and the range of it that a datagram carries."""
-
-
-def window_size(streams: Iterable[SendStream]) -> int:
-    """Bytes, with frames around them, of everything that is unacknowledged or unsent."""
-    size = 0
-    for stream in streams:
-        end = stream.sendable_end
-        if end > stream.acked:
-            size += end - stream.acked + stream.overhead(stream.acked, end)
-    return size
 
 
 class Packer:

@@ -93,6 +93,8 @@ class Silence:
 
     def probe_interval(self, pto: float, *, now: float) -> float:
         """Seconds from one probe to the next."""
+        if not self.probes:
+            return pto
         duration = self.duration(now=now)
         if duration >= PROBING_PHASE:
             return CLIENT_PING if self._is_client else SERVER_PING

@@ -8,6 +8,7 @@ entry that fires too early is put back at the true time.
 from __future__ import annotations
 
 import heapq
+import math
 from itertools import count
 
 from eloquent.protocol.connection import Connection
@@ -26,12 +27,12 @@ class TimerQueue:
     def schedule(self, connection: Connection) -> None:
         """Make sure that the connection is looked at no later than at its next deadline."""
         at = connection.next_timer()
-        if at is None:
-            return
-        scheduled = self._scheduled.get(connection)
-        if scheduled is None or at < scheduled:
-            self._scheduled[connection] = at
-            heapq.heappush(self._heap, (at, next(self._order), connection))
+        if at is not None and at < self._scheduled.get(connection, math.inf):
+            self._put(connection, at)
+
+    def _put(self, connection: Connection, at: float) -> None:
+        self._scheduled[connection] = at
+        heapq.heappush(self._heap, (at, next(self._order), connection))
 
     def next_at(self) -> float | None:
         return self._heap[0][0] if self._heap else None
@@ -46,10 +47,12 @@ class TimerQueue:
                 continue
             del self._scheduled[connection]
             true_at = connection.next_timer()
-            if true_at is not None and true_at <= now:
+            if true_at is None:
+                continue
+            if true_at <= now:
                 due.append(connection)
             else:
-                self.schedule(connection)
+                self._put(connection, true_at)
         return due
 
     def remove(self, connection: Connection) -> None:

@@ -114,7 +114,7 @@ class Tokens:
 
     stream: int
     base: int
-    data: bytes
+    data: bytes | bytearray
     length: int | None = None
     digest: int | None = None
 

@@ -12,7 +12,7 @@ third-party reading of arXiv 2401.12961 gives; a pause of the model is not a sta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import cycle, islice, pairwise
 from random import Random
@@ -43,7 +43,7 @@ class AnswerPlan:
     rate: float
     jitter: float = 0.0
     has_pauses: bool = False
-    settings: Settings = Settings()
+    settings: Settings = field(default_factory=Settings)
 
 
 @dataclass(slots=True)
@@ -52,6 +52,7 @@ class AnswerRecord:
 
     extra_delays: list[float]
     down_datagrams: int
+    text_datagrams: int
     down_bytes: int
     down_padding: int
     up_datagrams: int
@@ -78,9 +79,7 @@ def converse(plan: AnswerPlan, conversation: Conversation) -> Turn:
     """Ask, stream the answer, and run until everything is acknowledged."""
     seed = conversation.seed
     pauses = PAUSE_PROBABILITY if plan.has_pauses else 0.0
-    gaps = list(
-        islice(token_gaps(plan.rate, plan.jitter, pause_probability=pauses, seed=seed), plan.tokens)
-    )
+    gaps = list(islice(token_gaps(plan.rate, plan.jitter, pause_probability=pauses, seed=seed), plan.tokens))
     conversation.ask_at(FIRST_START, PROMPT, tokens_of(seed, plan.tokens), gaps)
     conversation.run(until=FIRST_START + sum(gaps) + TIME_LIMIT_S)
     return conversation.turns[0]
@@ -91,14 +90,17 @@ def record_of(conversation: Conversation, plan: AnswerPlan, turn: Turn) -> Answe
     one_way = plan.scenario.down.delay_s
     lost_s, rendering_s = stall_times(turn)
     up, down = conversation.traffic["up"], conversation.traffic["down"]
+    sent_up = [connection.counters for connection in conversation.senders("up")]
+    sent_down = [connection.counters for connection in conversation.senders("down")]
     return AnswerRecord(
         extra_delays=[delay - one_way for delay in turn.delays()],
         down_datagrams=down.datagrams,
+        text_datagrams=sum(counters.text_datagrams for counters in sent_down),
         down_bytes=down.bytes,
-        down_padding=conversation.padding_bytes("down"),
+        down_padding=sum(counters.padding_bytes for counters in sent_down),
         up_datagrams=up.datagrams,
         up_bytes=up.bytes,
-        up_padding=conversation.padding_bytes("up"),
+        up_padding=sum(counters.padding_bytes for counters in sent_up),
         lost_s=lost_s,
         rendering_s=rendering_s,
         faults=[f"seed {conversation.seed}: {fault}" for fault in conversation.faults()],
@@ -136,6 +138,7 @@ def answer_figures(records: Sequence[AnswerRecord]) -> dict[str, Value]:
     return {
         **delay_figures(delays),
         "datagrams_per_token": sum(record.down_datagrams for record in records) / tokens,
+        "text_datagrams_per_token": sum(record.text_datagrams for record in records) / tokens,
         "bytes_per_token": (down_bytes - sum(record.down_padding for record in records)) / tokens,
         "padded_bytes_per_token": down_bytes / tokens,
         "acks_per_token": sum(record.up_datagrams for record in records) / tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -32,8 +33,7 @@ def run_jobs(task: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int
 
 
 def _collect(results: Iterable[Result], length: int) -> list[Result]:
-    stderr = click.get_text_stream("stderr")
-    with click.progressbar(results, length=length, label="simulating", file=stderr) as bar:
+    with click.progressbar(results, length=length, label="simulating", file=sys.stderr) as bar:
         return list(bar)
 
 

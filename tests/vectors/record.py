@@ -54,6 +54,7 @@ FRAME_NAMES = (
 )  # fmt: skip
 
 PROMPT = [Role("user"), "Why is the sky blue? Un mot, s’il te plaît."]
+LONG_PROMPT = ["Summarise: ", "the sky is blue because short waves scatter more than long ones. " * 20]
 ANSWER: list[Any] = [
     Role("assistant"),
     Reasoning("Short waves scatter more."),
@@ -161,8 +162,9 @@ def frame_as_json(frame: Frame) -> dict[str, object]:
 class Client:
     """One client of the recording, and the datagrams of both directions."""
 
-    def __init__(self, name: str, ticket: Ticket, *, now: float) -> None:
+    def __init__(self, name: str, ticket: Ticket, prompt: list[Any], *, now: float) -> None:
         self.name = name
+        self.prompt = prompt
         self.ticket = ticket
         self._privates: list[bytes] = []
         entropy = seeded_entropy(name, self._privates)
@@ -199,7 +201,7 @@ class Client:
 
     def ask(self, now: float) -> None:
         stream = self.dialer.open()
-        for item in PROMPT:
+        for item in self.prompt:
             stream.write(encode(item), now=now)
         stream.finish()
 
@@ -231,9 +233,11 @@ class Recorder:
         wall_now = self.simulation.now + WALL_OFFSET
         return self.issuer(aead).issue({"sub": "user-17"}, wall_now=wall_now)
 
-    def add(self, name: str, ticket: Ticket, outages: tuple[Outage, ...] = ()) -> tuple[Client, ClientHost]:
-        """A client that starts now; what it calls the time is the simulation's."""
-        client = Client(name, ticket, now=self.simulation.now)
+    def add(
+        self, name: str, ticket: Ticket, prompt: list[Any], outages: tuple[Outage, ...] = ()
+    ) -> tuple[Client, ClientHost]:
+        """A client that starts now and asks the same in every turn."""
+        client = Client(name, ticket, prompt, now=self.simulation.now)
         self.clients.append(client)
         scenario = Scenario("recorded", ONE_WAY, ONE_WAY, outages=outages)
         host = self.simulation.add_client(client.dialer, scenario, on_event=client.on_event)
@@ -265,12 +269,12 @@ class Recorder:
         self.listener.touch(stream.group)
 
 
-def _record_conversation(recorder: Recorder) -> Ticket:
-    """Everything that happens in a long conversation; returns its first ticket, which is used up."""
+def _record_conversation(recorder: Recorder) -> None:
+    """Everything that happens in a long conversation, and a second client that uses its ticket."""
     simulation = recorder.simulation
     ticket = recorder.ticket(Aead.AES_128_GCM)
-    outages = (Outage(0.16, 0.02), Outage(2.1, 0.02))
-    client, host = recorder.add("a conversation", ticket, outages)
+    outages = (Outage(1.16, 0.02), Outage(2.1, 0.02))
+    client, host = recorder.add("a conversation", ticket, PROMPT, outages)
     dialer = client.dialer
     # A turn of which one datagram is lost; then one that the client stops.
     simulation.call_at(1.0, client.ask, host)
@@ -281,12 +285,14 @@ def _record_conversation(recorder: Recorder) -> Ticket:
     simulation.rebind_at(3.1, host)
     simulation.call_at(4.0, client.ask, host)
     simulation.call_at(4.15, lambda now: dialer.network_changed(now=now), host)
+    simulation.run(until=5.0)
+    late, late_host = recorder.add("a used ticket", ticket, PROMPT)
+    simulation.call_at(5.0, late.ask, late_host)
     # An hour of keep-alives, after which both sides have new keys.
     client.quiet_from, client.quiet_until = 6.0, 3700.0
     simulation.call_at(3700.0, client.ask, host)
     simulation.call_at(3701.0, lambda now: dialer.leave(now=now), host)
     simulation.run(until=3702.0)
-    return ticket
 
 
 def datagram_vectors() -> dict[str, object]:
@@ -294,10 +300,9 @@ def datagram_vectors() -> dict[str, object]:
     recorder = Recorder()
     simulation = recorder.simulation
     simulation.run(until=1.0)
-    used = _record_conversation(recorder)
-    late, late_host = recorder.add("a used ticket", used)
-    other, other_host = recorder.add("ChaCha20-Poly1305", recorder.ticket(Aead.CHACHA20_POLY1305))
-    simulation.call_at(3702.0, late.ask, late_host)
+    _record_conversation(recorder)
+    ticket = recorder.ticket(Aead.CHACHA20_POLY1305)
+    other, other_host = recorder.add("ChaCha20-Poly1305", ticket, LONG_PROMPT)
     simulation.call_at(3702.0, other.ask, other_host)
     simulation.call_at(3703.0, lambda now: other.dialer.leave(now=now), other_host)
     simulation.run(until=3704.0)
