@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from eloquent.protocol.crypto import ReplayWindow
 from eloquent.protocol.recovery import MAX_ACK_DELAY
-from eloquent.protocol.wire import ACK, MAX_ACK_ENTRIES, MAX_PACKET_NUMBER
+from eloquent.protocol.wire import ACK, MAX_PACKET_NUMBER
 
 ACK_EVERY = 4
+
+_ENTRIES_PER_ACK = 36
+"""Streams that we name in one ACK: with integers of 9 bytes, as many as fit into a REPLY."""
 
 
 class AckTracker:
@@ -54,9 +57,9 @@ class AckTracker:
     def take_frame(
         self, entries: list[list[int]], connection_limit: int | None, *, now: float
     ) -> list[object]:
-        """The ACK frame; nothing is owed afterwards."""
+        """The ACK frame; nothing is owed afterwards, unless it could not name every stream."""
         self._pending = 0
-        self.due_at = None
+        self.due_at = now if self.touched else None
         delay = min(int((now - self._largest_at) * 1e6), MAX_PACKET_NUMBER)
         frame: list[object] = [ACK, self.window.largest, max(delay, 0), self.window.missing(), *entries]
         if connection_limit is not None:
@@ -64,12 +67,12 @@ class AckTracker:
         return frame
 
     def take_touched(self) -> list[int]:
-        """Stream ids for the next ACK, at most as many as it may name."""
-        if len(self.touched) <= MAX_ACK_ENTRIES:
+        """Stream ids for the next ACK, at most as many as surely fit."""
+        if len(self.touched) <= _ENTRIES_PER_ACK:
             ids = list(self.touched)
             self.touched.clear()
             return ids
-        ids = list(self.touched)[:MAX_ACK_ENTRIES]
+        ids = list(self.touched)[:_ENTRIES_PER_ACK]
         for stream_id in ids:
             del self.touched[stream_id]
         return ids

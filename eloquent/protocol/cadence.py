@@ -35,14 +35,14 @@ RECOMPUTE_EVERY = 8
 class GapEstimator:
     """The usual longest time between two tokens, in seconds."""
 
-    __slots__ = ("_gaps", "_last_at", "_until_recompute", "expected")
+    __slots__ = ("_gaps", "_last_at", "_until_recompute", "fill_delay")
 
     def __init__(self) -> None:
         self._gaps: deque[float] = deque(maxlen=GAP_SAMPLES)
         self._last_at: float | None = None
         self._until_recompute = MIN_GAPS
-        self.expected: float | None = None
-        """p95 of the last gaps; None before enough are known."""
+        self.fill_delay = DEFAULT_GAP_FILL
+        """After how long a copy of the newest bytes is due, when there is no coalescing."""
 
     def on_token(self, *, now: float) -> None:
         if self._last_at is not None:
@@ -58,7 +58,8 @@ class GapEstimator:
 
     def _recompute(self) -> None:
         ordered = sorted(self._gaps)
-        self.expected = ordered[min(int(GAP_PERCENTILE * len(ordered)), len(ordered) - 1)]
+        expected = ordered[min(int(GAP_PERCENTILE * len(ordered)), len(ordered) - 1)]
+        self.fill_delay = min(max(GAP_FACTOR * expected, MIN_GAP_FILL), MAX_GAP_FILL)
         self._until_recompute = 1 if len(ordered) < RECOMPUTE_EVERY else RECOMPUTE_EVERY
 
 
@@ -86,25 +87,20 @@ class Cadence:
     def on_new_bytes_sent(self, *, now: float) -> None:
         self._last_new_at = self._last_text_at = now
         self._copies_left = self._copies
-        self._arm(now)
+        self.gap_fill_at = now + self._gap_fill_delay() if self._copies else None
 
     def on_copy_sent(self, *, is_gap_fill: bool, now: float) -> None:
         """The newest bytes went out once more."""
         self._last_text_at = now
         if is_gap_fill:
             self._copies_left -= 1
-        self._arm(now)
+        self.gap_fill_at = now + self._gap_fill_delay() if self._copies_left > 0 else None
 
     def on_newest_acked(self) -> None:
         """The peer holds the newest bytes: no copy is needed."""
         self._copies_left = 0
         self.gap_fill_at = None
 
-    def _arm(self, now: float) -> None:
-        self.gap_fill_at = now + self._gap_fill_delay() if self._copies_left > 0 else None
-
     def _gap_fill_delay(self) -> float:
-        expected = self._gaps.expected
-        if expected is None:
-            return DEFAULT_GAP_FILL
-        return min(max(self.interval, GAP_FACTOR * expected, MIN_GAP_FILL), MAX_GAP_FILL)
+        delay = self._gaps.fill_delay
+        return delay if delay >= self.interval else min(self.interval, MAX_GAP_FILL)

@@ -52,7 +52,7 @@ class Composer:
     """Builds the datagrams of one connection."""
 
     __slots__ = (
-        "_close_due", "_closes", "_connection", "_is_limited", "_probe", "closing", "controls",
+        "_close_due", "_closes", "_connection", "_is_limited", "_is_up_to_date", "_probe", "closing", "controls",
         "may_send", "may_send_text", "packet_number", "wants_ping", "was_limited",
     )  # fmt: skip
 
@@ -71,6 +71,7 @@ class Composer:
         self.may_send_text = True
         """Whether more than PINGs and answers may go: no long silence, no open circuit breaker."""
         self._is_limited = False
+        self._is_up_to_date = False
         self._probe = False
         self._close_due = True
         self._closes = 0
@@ -96,8 +97,7 @@ class Composer:
         connection = self._connection
         if connection.ended is not None:
             return self._close_datagrams(now)
-        delivery = connection.delivery
-        if delivery.poll(now=now):
+        if connection.delivery.poll():
             # protocol 3: a raised limit is sent at once with a PING.
             self.wants_ping = True
             connection.acks.ask(now=now)
@@ -113,7 +113,10 @@ class Composer:
             if datagram is None:
                 break
             out.append((datagram, paths.active.address))
-            self._refresh(now)
+            if not self._is_up_to_date:
+                self._refresh(now)
+            elif not self._is_due(now):
+                break
         return out
 
     def _refresh(self, now: float) -> None:
@@ -124,6 +127,7 @@ class Composer:
         path = connection.paths.active
         self.may_send = path.is_validated or path.budget >= connection.protection.overhead + MIN_ROOM
         self.may_send_text = connection.breaker.open_until is None and connection.silence.allows_text(now=now)
+        self._is_up_to_date = False
 
     def next_at(self) -> float | None:
         """When the next datagram with text is due, unless something else must happen first."""
@@ -261,19 +265,19 @@ class Composer:
         self, datagram: bytes, carried: list[Carried], controls: list[Frame], reason: Reason | None, now: float
     ) -> None:
         connection = self._connection
-        packet = SentPacket(self.packet_number - 1, now, len(datagram), carried, controls)
-        connection.on_sent_eliciting(packet, now)
+        recovery = connection.recovery
+        recovery.on_sent(SentPacket(self.packet_number - 1, now, len(datagram), carried, controls))
+        connection.silence.on_asked(now=now)
         if not carried:
             return
-        counters = connection.counters
-        counters.text_datagrams += 1
+        connection.counters.text_datagrams += 1
         if connection.delivery.on_sent(carried, now=now):
             connection.cadence.on_new_bytes_sent(now=now)
+            self._is_up_to_date = connection.delivery.has_sent_all(carried, now=now)
         else:
             is_gap_fill = reason is Reason.GAP_FILL
-            counters.gap_fills += is_gap_fill
+            connection.counters.gap_fills += is_gap_fill
             connection.cadence.on_copy_sent(is_gap_fill=is_gap_fill, now=now)
-        recovery = connection.recovery
         if connection.breaker.on_sent(len(datagram), recovery.rtt.smoothed, recovery.congestion, now=now):
             connection.on_tripped()
 

@@ -70,10 +70,11 @@ class CongestionWindow:
         rate = self.loss_rate
         return max(MIN_FLOOR, TCP_CONSTANT * MAX_DATAGRAM / math.sqrt(rate)) if rate else MIN_FLOOR
 
-    def on_acked(self, size: int, packets: int, *, was_limited: bool) -> None:
+    def on_acked(self, size: int, packets: int, sent_at: float, *, was_limited: bool) -> None:
+        """Grow the window; `sent_at` is that of the newest of these packets."""
         self._open += packets
-        # RFC 9002 section 7.8: an under-used window does not grow.
-        if not was_limited:
+        # RFC 9002 sections 7.8 and 7.3.2: neither an under-used window grows, nor one that was just cut.
+        if not was_limited or sent_at <= self._recovery_start:
             return
         if self.window < self._threshold:
             self.window += size
@@ -116,7 +117,8 @@ class DelaySignal:
             slower = min(max(self.interval, MIN_SLOWED_COALESCING) * 2, MAX_COALESCING)
             self._change(max(slower, self._base), now)
         elif self.interval > self._base and self.queue_delay < limit / 4:
-            self._change(max(self.interval / 2, self._base), now)
+            faster = self.interval / 2
+            self._change(max(faster, self._base) if faster >= MIN_SLOWED_COALESCING else self._base, now)
 
     def _minimum(self, sample: float, now: float) -> float:
         samples = self._samples

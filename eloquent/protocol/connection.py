@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from eloquent.protocol.events import (
     TicketReceived,
 )
 from eloquent.protocol.path import Address, Paths
-from eloquent.protocol.recovery import INITIAL_RTT, AckOutcome, Recovery, SentPacket
+from eloquent.protocol.recovery import INITIAL_RTT, AckOutcome, Recovery
 from eloquent.protocol.send import ELOQUENT, Policy
 from eloquent.protocol.silence import IDLE, KEEP_ALIVE, KEEP_ALIVE_JITTER, LIVENESS, Silence
 from eloquent.protocol.streams import LogGroup, Stream
@@ -94,11 +95,10 @@ class Protection(Protocol):
 
     connection_id: bytes
     peer_id: bytes
+    overhead: int
 
     @property
     def is_confirmed(self) -> bool: ...
-    @property
-    def overhead(self) -> int: ...
     def seal(self, packet_number: int, plaintext: bytes, *, ack_now: bool, now: float) -> bytes: ...
     def open_untrusted(self, header: Header, datagram: bytes, *, now: float, pto: float) -> bytes | None: ...
     def on_ack(self, largest: int) -> None: ...
@@ -148,6 +148,8 @@ class Connection:
         self.delivery = Delivery(group, self.acks, self.events)
         self.composer = Composer(self)
         self.created_at = now
+        self.deadline = self.wakes_at = math.inf
+        """Next deadline, and when the endpoint's queue looks at this connection (see `timers.py`)."""
         self.flight: tuple[bytes, bytes] | None = None
         """Ticket id and client share of the first flight (the server's side)."""
         self.ended: ConnectionEnded | None = None
@@ -199,9 +201,19 @@ class Connection:
         if self.ended is not None:
             return self.gone_at if self.gone_at is not None and self.gone_at > self.now else None
         at = self._slow_at
-        for deadline in (self.acks.due_at, self.recovery.loss_at, self.composer.next_at(), self._probe_at()):
-            if deadline is not None and deadline < at:
-                at = deadline
+        # Written out, as it is computed for each datagram.
+        deadline = self.acks.due_at
+        if deadline is not None and deadline < at:
+            at = deadline
+        deadline = self.recovery.loss_at
+        if deadline is not None and deadline < at:
+            at = deadline
+        deadline = self.composer.next_at()
+        if deadline is not None and deadline < at:
+            at = deadline
+        deadline = self._probe_at()
+        if deadline is not None and deadline < at:
+            at = deadline
         if self.paths.is_challenging or self._blocked_since is not None or self.breaker.open_until is not None:
             rare = (self.paths.next_at(), self._blocked_ping_at(), self.breaker.open_until)
             at = min(at, *(deadline for deadline in rare if deadline is not None))
@@ -486,10 +498,6 @@ class Connection:
         """The circuit breaker has opened."""
         if self.breaker.open_until is not None:
             self.events.append(Fallback(self.breaker.open_until))
-
-    def on_sent_eliciting(self, packet: SentPacket, now: float) -> None:
-        self.recovery.on_sent(packet)
-        self.silence.on_asked(now=now)
 
     def _end(self, by: Literal["local", "remote", "silence"], code: int, reason: str, now: float) -> None:
         self.ended = ConnectionEnded(by, code, reason)

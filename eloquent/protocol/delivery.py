@@ -237,7 +237,7 @@ class Delivery:
         if len(self.active) == 1 and policy.reach and self.window <= room and self.unsent < self._credit():
             # By far the most frequent case, without the machinery for the others.
             send = self.active[0]
-            return [(send, send.acked, send.sendable_end)]
+            return [(send, send.acked, send.sendable_end)] if self.window else []
         packer = Packer(self.active, room, self._credit())
         if policy.reach:
             whole = packer.whole_window()
@@ -254,10 +254,22 @@ class Delivery:
             new += send.sent - before
         return new
 
+    def has_sent_all(self, carried: list[Carried], *, now: float) -> bool:
+        """Whether a datagram carried all that there is; the summary is up to date then."""
+        if len(self.active) != 1 or self.has_lost or len(carried) != 1:
+            return False
+        send, start, stop = carried[0]
+        if start > send.acked or stop != send.log.stop:
+            return False
+        self.unsent = 0
+        self.has_new = False
+        self.oldest_carried_at = now
+        return True
+
     def _credit(self) -> int:
         return self._credit_limit - self._credit_used
 
-    def poll(self, *, now: float) -> bool:
+    def poll(self) -> bool:
         """Turn what the application did into frames; True when a raised limit must be told."""
         group = self.group
         if group.stops != self._seen_stops:

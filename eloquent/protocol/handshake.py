@@ -33,7 +33,10 @@ from eloquent.protocol.wire import (
 class ClientProtection:
     """The client's keys. Ticket, share and connection ID stay the same until the first reply."""
 
-    __slots__ = ("_clear", "_first", "_peer_share", "_receive", "_send", "_share", "_ticket", "connection_id", "peer_id")
+    __slots__ = (
+        "_clear", "_first", "_peer_share", "_receive", "_send", "_share", "_ticket", "connection_id", "overhead",
+        "peer_id",
+    )  # fmt: skip
 
     def __init__(self, ticket: Ticket, share: KeyShare, connection_id: bytes) -> None:
         self._ticket = ticket
@@ -45,6 +48,8 @@ class ClientProtection:
         self._peer_share = b""
         self.connection_id = connection_id
         """The client's own: REPLY and DATA datagrams of the server carry it."""
+        self.overhead = INITIAL_OVERHEAD + len(ticket.sealed)
+        """Bytes of the next datagram besides its plaintext."""
         self.peer_id = b""
         """The server's, from its first reply."""
 
@@ -52,12 +57,6 @@ class ClientProtection:
     def is_confirmed(self) -> bool:
         """Whether the server has replied."""
         return self._send is not None
-
-    @property
-    def overhead(self) -> int:
-        if self._send is not None:
-            return DATA_OVERHEAD
-        return INITIAL_OVERHEAD + len(self._ticket.sealed)
 
     def seal(self, packet_number: int, plaintext: bytes, *, ack_now: bool, now: float) -> bytes:
         if self._send is not None:
@@ -112,6 +111,7 @@ class ClientProtection:
         if plaintext is not None:
             self._receive, self._send = receive, SendKeys(c1, now=now)
             self._peer_share, self.peer_id = share, peer_id
+            self.overhead = DATA_OVERHEAD
         return plaintext
 
 
@@ -119,7 +119,8 @@ class ServerProtection:
     """The server's keys of one connection, made once the ticket has been accepted."""
 
     __slots__ = (
-        "_clear", "_client_share", "_confirmed", "_first", "_receive", "_send", "connection_id", "peer_id", "ticket",
+        "_clear", "_client_share", "_confirmed", "_first", "_receive", "_send", "connection_id", "overhead", "peer_id",
+        "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -136,6 +137,8 @@ class ServerProtection:
         self._receive = ReceiveKeys(c1)
         self._clear = share.public + connection_id
         self._confirmed = False
+        self.overhead = REPLY_OVERHEAD
+        """Bytes of the next datagram besides its plaintext."""
         self.connection_id = connection_id
         self.peer_id = first.client_id
 
@@ -143,10 +146,6 @@ class ServerProtection:
     def is_confirmed(self) -> bool:
         """Whether the client has shown that it has the server's share."""
         return self._confirmed
-
-    @property
-    def overhead(self) -> int:
-        return DATA_OVERHEAD if self._confirmed else REPLY_OVERHEAD
 
     def seal(self, packet_number: int, plaintext: bytes, *, ack_now: bool, now: float) -> bytes:
         keys = self._send
@@ -165,6 +164,7 @@ class ServerProtection:
             )
             if plaintext is not None:
                 self._confirmed = True
+                self.overhead = DATA_OVERHEAD
             return plaintext
         if header.kind != Kind.INITIAL:
             return None

@@ -24,8 +24,8 @@ class IncomingLog:
     """What has arrived of a peer's log."""
 
     __slots__ = (
-        "_digest", "_held", "_ready", "_sha256", "consumed", "highest", "is_complete", "length",
-        "limit", "offset", "ranges", "reset_code",
+        "_digest", "_held", "_held_ranges", "_ready", "_sha256", "consumed", "highest", "is_complete", "length",
+        "limit", "offset", "reset_code",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -41,8 +41,8 @@ class IncomingLog:
         self.reset_code: int | None = None
         self.is_complete = False
         """The whole log is here and its digest matches."""
-        self.ranges = RangeSet()
         self._held: dict[int, bytes] = {}
+        self._held_ranges = RangeSet()
         self._ready: list[bytes] = []
         self._sha256 = hashlib.sha256()
         self._digest: int | None = None
@@ -65,6 +65,8 @@ class IncomingLog:
         """Apply a range; True when the contiguous offset has moved."""
         stop = base + len(data)
         if stop > self.highest:
+            if self.has_ended and self.reset_code is not None:
+                return False  # The end was cut; a peer that goes on all the same is not listened to.
             self._check_bounds(stop)
             self.highest = stop
         offset = self.offset
@@ -113,13 +115,13 @@ class IncomingLog:
                 self.reset_code = ResetCode.MALFORMED
 
     def read(self) -> bytes:
-        """Take what has become contiguous since the last call."""
+        """Take what has become contiguous since the last call; bytes that never come count as taken."""
+        self.consumed = self.offset
         ready = self._ready
         if not ready:
             return b""
         data = ready[0] if len(ready) == 1 else b"".join(ready)
         ready.clear()
-        self.consumed += len(data)
         return data
 
     def raise_limit(self) -> bool:
@@ -139,15 +141,16 @@ class IncomingLog:
         self.offset += len(data)
 
     def _hold(self, base: int, data: bytes) -> None:
-        for start, stop in self.ranges.gaps(base, base + len(data)):
+        for start, stop in self._held_ranges.gaps(base, base + len(data)):
             self._held[start] = data[start - base : stop - base]
         if len(self._held) > MAX_HELD_PIECES:
             raise WireError("too many pieces beyond a hole")
-        self.ranges.add(base, base + len(data))
+        self._held_ranges.add(base, base + len(data))
 
     def _drain(self) -> None:
-        while self.ranges and self.ranges.first[0] <= self.offset:
-            self.ranges.remove(*self.ranges.first)
+        held = self._held_ranges
+        while held and held.first[0] <= self.offset:
+            held.remove(*held.first)
         for start in sorted(self._held):
             if start > self.offset:
                 break

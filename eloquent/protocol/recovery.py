@@ -138,7 +138,8 @@ class Recovery:
         self._declare_lost(overtaken, outcome, now=now)
         if outcome.acked:
             size = sum([packet.size for packet in outcome.acked])
-            self.congestion.on_acked(size, len(outcome.acked), was_limited=was_limited)
+            sent_at = outcome.acked[-1].sent_at
+            self.congestion.on_acked(size, len(outcome.acked), sent_at, was_limited=was_limited)
         return outcome
 
     def on_loss_timer(self, *, now: float) -> AckOutcome:
@@ -160,8 +161,11 @@ class Recovery:
         for number, packet in self._in_flight.items():
             distance = largest - number
             if distance < 0:
-                break
-            if distance == 0 or (distance <= ACK_BITMAP_WIDTH and not missing >> (distance - 1) & 1):
+                if number >= self.largest_acked:
+                    break
+                # This acknowledgment itself was overtaken; the packet waits for its time as before.
+                overtaken.append(packet)
+            elif distance == 0 or (distance <= ACK_BITMAP_WIDTH and not missing >> (distance - 1) & 1):
                 outcome.acked.append(packet)
             elif distance > ACK_BITMAP_WIDTH:
                 outcome.unknown.append(packet)

@@ -64,8 +64,10 @@ class Stream:
 
     def read(self) -> bytes:
         """Take the bytes that have become readable; this makes room for the peer."""
-        data = self.incoming.read()
-        self.group.consumed += len(data)
+        incoming = self.incoming
+        before = incoming.consumed
+        data = incoming.read()
+        self.group.consumed += incoming.consumed - before
         return data
 
     @property
@@ -74,7 +76,9 @@ class Stream:
         return not (self.incoming.has_ended and self.outgoing.is_acked)
 
     def on_incoming_ended(self) -> None:
-        self.stop_wanted = False
+        if self.stop_wanted:
+            self.stop_wanted = False
+            self.read()  # The peer's credit for bytes that it no longer sends.
         self.incoming.check_end()
 
 

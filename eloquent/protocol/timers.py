@@ -17,22 +17,18 @@ from eloquent.protocol.connection import Connection
 class TimerQueue:
     """Connections by their next deadline."""
 
-    __slots__ = ("_heap", "_order", "_scheduled")
+    __slots__ = ("_heap", "_order")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Connection]] = []
         self._order = count()
-        self._scheduled: dict[Connection, float] = {}
 
     def schedule(self, connection: Connection) -> None:
         """Make sure that the connection is looked at no later than at its next deadline."""
-        at = connection.next_timer()
-        if at is not None and at < self._scheduled.get(connection, math.inf):
-            self._put(connection, at)
-
-    def _put(self, connection: Connection, at: float) -> None:
-        self._scheduled[connection] = at
-        heapq.heappush(self._heap, (at, next(self._order), connection))
+        deadline = connection.next_timer()
+        connection.deadline = math.inf if deadline is None else deadline
+        if connection.deadline < connection.wakes_at:
+            self._put(connection)
 
     def next_at(self) -> float | None:
         return self._heap[0][0] if self._heap else None
@@ -43,17 +39,18 @@ class TimerQueue:
         heap = self._heap
         while heap and heap[0][0] <= now:
             at, _, connection = heapq.heappop(heap)
-            if self._scheduled.get(connection) != at:
+            if connection.wakes_at != at:
                 continue
-            del self._scheduled[connection]
-            true_at = connection.next_timer()
-            if true_at is None:
-                continue
-            if true_at <= now:
+            connection.wakes_at = math.inf
+            if connection.deadline <= now:
                 due.append(connection)
-            else:
-                self._put(connection, true_at)
+            elif connection.deadline < math.inf:
+                self._put(connection)
         return due
 
     def remove(self, connection: Connection) -> None:
-        self._scheduled.pop(connection, None)
+        connection.wakes_at = math.inf
+
+    def _put(self, connection: Connection) -> None:
+        connection.wakes_at = connection.deadline
+        heapq.heappush(self._heap, (connection.deadline, next(self._order), connection))

@@ -50,7 +50,7 @@ MAX_INTEGER = 2**62 - 1
 
 MAX_PACKET_NUMBER = 2**32 - 1
 MAX_ACK_ENTRIES = 96
-"""Streams named in one ACK: as many as surely fit into a datagram beside the other fields."""
+"""Most streams that an ACK may name."""
 
 MAX_REASON_SIZE = 256
 
@@ -272,19 +272,27 @@ def decode_frames_untrusted(plaintext: bytes) -> list[Frame]:
     try:
         items = msgpack.unpackb(
             plaintext.lstrip(b"\0"),
-            max_array_len=MAX_ACK_ENTRIES + 8,
+            # Every frame but PING takes at least three bytes.
+            max_array_len=MAX_DATAGRAM // 3,
             max_map_len=0,
             max_ext_len=0,
             max_str_len=MAX_REASON_SIZE,
         )
         if type(items) is not list:
             raise WireError("the plaintext is not an array of frames")
-        return [_DECODERS[item[0]](item) for item in items]
+        return [_decode_frame(item) for item in items]
     except WireError:
         raise
     except Exception as error:
         # msgpack's own errors, and the shape errors of items that are not what the table expects.
         raise WireError(f"malformed frames: {type(error).__name__}") from None
+
+
+def _decode_frame(item: list[object]) -> Frame:
+    # Bytes and booleans would pass for arrays of integers and for integers.
+    if type(item) is not list or type(item[0]) is not int:
+        raise WireError("a frame is not an array that starts with its type")
+    return _DECODERS[item[0]](item)
 
 
 def _integer(value: object, most: int = MAX_INTEGER) -> int:
@@ -314,6 +322,8 @@ def _decode_ack(item: list[object]) -> Ack:
     connection_limit = None
     if len(item) > 4 and type(item[-1]) is int:
         connection_limit = _integer(item.pop())
+    if len(item) > 4 + MAX_ACK_ENTRIES:
+        raise WireError("an ACK names too many streams")
     return Ack(
         _integer(largest, MAX_PACKET_NUMBER),
         _integer(delay, MAX_PACKET_NUMBER),
@@ -377,7 +387,7 @@ def _decode_welcome(item: list[object]) -> Welcome:
     return Welcome(_integer(max_streams), _integer(next_stream))
 
 
-_DECODERS: dict[object, Callable[[list[object]], Frame]] = {
+_DECODERS: dict[int, Callable[[list[object]], Frame]] = {
     TOKENS: _decode_tokens,
     ACK: _decode_ack,
     PING: _decode_ping,

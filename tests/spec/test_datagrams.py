@@ -7,21 +7,24 @@ and types come from the page; only HMAC, X25519, the AEADs and MessagePack come 
 import base64
 import hashlib
 import hmac
+import io
 import json
 import re
 import runpy
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 RECORDED = json.loads((VECTORS / "datagrams.json").read_text())
 CLIENTS: dict[str, dict[str, Any]] = {client["name"]: client for client in RECORDED["clients"]}
+
+ONE_WAY = 0.025
+"""Seconds that a datagram of the recording is under way."""
 
 CIPHERS = {"AES-128-GCM": AESGCM, "ChaCha20-Poly1305": ChaCha20Poly1305}
 INTEGERS = {"integer": 2**62, "32-bit integer": 2**32, "64-bit integer": 2**64}
@@ -32,7 +35,6 @@ TYPES: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 Frame = dict[str, Any]
-Keys = dict[str, bytes]
 
 
 def hmac_sha256(key: bytes, data: bytes) -> bytes:
@@ -65,6 +67,8 @@ class Decoder:
         self._flights: dict[bytes, dict[str, Any]] = {}
         self._secrets: dict[bytes, tuple[int, bytes, str]] = {}
         """Phase, traffic secret and AEAD, by the connection ID in the header."""
+        self._clients: dict[bytes, bytes] = {}
+        """The client's connection ID by the server's."""
         self.updates = 0
 
     def open(self, datagram: bytes) -> tuple[dict[str, Any], bytes]:
@@ -82,7 +86,10 @@ class Decoder:
         authenticated = all(row["associated data"] != "no" for row in clear)
         aad = datagram[: end if authenticated else start]
         fields |= more
-        return fields, self._decrypt(fields, aad, datagram[end:])
+        plaintext = self._decrypt(fields, aad, datagram[end:])
+        destination = fields["connection ID"]
+        fields["connection"] = self._clients.get(destination, destination)
+        return fields, plaintext
 
     def _row(self, heading: str, column: str, value: str) -> dict[str, str]:
         return next(row for row in self._tables[heading] if row[column] == value)
@@ -133,6 +140,7 @@ class Decoder:
         flight = self._flights[client_id]
         if server_id in self._secrets:
             return
+        self._clients[server_id] = client_id
         privates = map(X25519PrivateKey.from_private_bytes, self._privates)
         (own,) = [key for key in privates if key.public_key().public_bytes_raw() == flight["client share"]]
         result = own.exchange(X25519PublicKey.from_public_bytes(fields["server share"]))
@@ -214,32 +222,31 @@ class Opened:
 
 
 class Recording:
+    """All datagrams of one client, both ways, in the order in which they were sent."""
+
     def __init__(self, tables: Any, name: str) -> None:
         self.decoder = Decoder(tables, CLIENTS[name])
         self.datagrams = [Opened(self.decoder, recorded) for recorded in CLIENTS[name]["datagrams"]]
+        self.connections = list(dict.fromkeys(opened.fields["connection"] for opened in self.datagrams))
+
+    def arrived(self, sender: str) -> list[Opened]:
+        return [opened for opened in self.datagrams if opened.sender == sender and opened.recorded["arrived"]]
 
     def frames(self, sender: str, name: str) -> list[Frame]:
         """The frames of that type which arrived from that side."""
-        return [
-            frame
-            for opened in self.datagrams
-            if opened.sender == sender and opened.recorded["arrived"]
-            for frame in opened.frames
-            if frame["frame"] == name
-        ]
+        frames = [frame for opened in self.arrived(sender) for frame in opened.frames]
+        return [frame for frame in frames if frame["frame"] == name]
+
+    def tokens(self, sender: str, stream: int) -> list[Frame]:
+        return [frame for frame in self.frames(sender, "TOKENS") if frame["stream"] == stream]
 
     def log(self, sender: str, stream: int) -> bytes:
-        """The log of that side, put together from what arrived; holes are not allowed to stay."""
+        """The log of that side from what arrived, in order of offsets."""
         log = b""
-        frames = [frame for frame in self.frames(sender, "TOKENS") if frame["stream"] == stream]
-        for frame in sorted(frames, key=lambda frame: frame["base"]):
-            assert frame["base"] <= len(log)
+        for frame in sorted(self.tokens(sender, stream), key=lambda frame: frame["base"]):
+            assert frame["base"] <= len(log), "a hole stays"
             log += frame["data"][len(log) - frame["base"] :]
         return log
-
-    def fin(self, sender: str, stream: int) -> Frame:
-        ends = [frame for frame in self.frames(sender, "TOKENS") if "length" in frame]
-        return next(frame for frame in ends if frame["stream"] == stream)
 
 
 @pytest.fixture(scope="module", params=list(CLIENTS))
@@ -283,17 +290,206 @@ def test_frames_come_from_the_side_that_may_send_them(tables: Any, any_recording
             assert allowed[frame["frame"]] in ("both", opened.sender)
 
 
+def code_of(tables: Any, heading: str, name: str) -> int:
+    return next(int(row["code"]) for row in tables[heading] if row["name"] == name)
+
+
+def number_of(opened: Opened) -> int:
+    return int.from_bytes(opened.fields["packet number"], "big")
+
+
 def test_packet_numbers_follow_one_sequence_across_all_kinds_and_keys(any_recording: Recording) -> None:
-    gap_in_the_record = 3600
     for sender in ("client", "server"):
-        previous = dict[bytes, tuple[int, float]]()
-        for opened in any_recording.datagrams:
-            if opened.sender != sender or opened.fields["kind"] == "REFUSED":
+        for connection in any_recording.connections:
+            sent = [
+                opened
+                for opened in any_recording.datagrams
+                if (opened.sender, opened.fields["connection"]) == (sender, connection)
+                and opened.fields["kind"] != "REFUSED"
+            ]
+            numbers = [number_of(opened) for opened in sent]
+            assert numbers == sorted(set(numbers))
+            # An hour of keep-alives is left out of the record.
+            before = [number for number, opened in zip(numbers, sent, strict=True) if opened.recorded["at"] < 6]
+            assert before == list(range(len(before)))
+
+
+def test_sizes_and_padding(any_recording: Recording) -> None:
+    for opened in any_recording.datagrams:
+        assert len(opened.datagram) <= 1200
+        if opened.fields["kind"] == "INITIAL":
+            assert len(opened.datagram) == 1200
+        elif opened.fields["kind"] == "REFUSED":
+            assert len(opened.datagram) == 42
+        elif opened.has("TOKENS", "RESET"):
+            assert len(opened.plaintext) % 64 == 0 or len(opened.datagram) == 1200
+        else:
+            assert opened.plaintext[0] != 0
+
+
+def read_events(tables: Any, log: bytes) -> list[Any]:
+    """The log's events by the table: text as it is, the others as (name, fields)."""
+    events = list[Any]()
+    for value in msgpack.Unpacker(io.BytesIO(log)):
+        if isinstance(value, (str, bytes)):
+            events.append(value)
+            continue
+        row = next(row for row in tables["Events"] if row["kind"] == str(value[0]))
+        fields = re.findall(r"`(\w+): (\w+)`", row["fields"])
+        named = dict(zip([name for name, _ in fields], value[1:], strict=True))
+        assert all(isinstance(named[name], TYPES[kind]) for name, kind in fields)
+        events.append((row["name"], named))
+    return events
+
+
+def test_a_whole_turn_reads_as_it_was_written(tables: Any, recording: Recording) -> None:
+    assert read_events(tables, recording.log("client", 0)) == [
+        ("ROLE", {"role": "user"}),
+        "Why is the sky blue? Un mot, s’il te plaît.",
+    ]
+    events = read_events(tables, recording.log("server", 0))
+    text = [event.encode() if isinstance(event, str) else event for event in events if not isinstance(event, tuple)]
+    assert b"".join(text).decode() == "Rayleigh scattering: — bleu"
+    assert [event for event in events if isinstance(event, tuple)] == [
+        ("ROLE", {"role": "assistant"}),
+        ("REASONING", {"text": "Short waves scatter more."}),
+        ("TOOL_CALL", {"index": 0, "id": "call-1", "name": "spectrum", "arguments": '{"nm": 450}'}),
+        ("CUSTOM", {"name": "source", "data": {"page": 7, "score": 0.5}}),
+        ("USAGE", {"prompt_tokens": 21, "completion_tokens": 9}),
+        ("FINISH", {"reason": "stop"}),
+    ]
+
+
+def test_each_fin_has_the_length_and_the_digest_of_its_log(any_recording: Recording) -> None:
+    for sender in ("client", "server"):
+        for frame in any_recording.frames(sender, "TOKENS"):
+            if "length" in frame:
+                log = any_recording.log(sender, frame["stream"])
+                assert frame["base"] + len(frame["data"]) == frame["length"] == len(log)
+                assert frame["digest"] == int.from_bytes(hashlib.sha256(log).digest()[:8], "big")
+
+
+def test_every_datagram_that_arrives_renders_alone(recording: Recording) -> None:
+    # One datagram of each of the first two turns was lost.
+    assert [opened.recorded["arrived"] for opened in recording.datagrams].count(False) >= 2
+    for stream in range(5):
+        held = 0
+        for frame in recording.tokens("server", stream):
+            assert frame["base"] <= held
+            held = max(held, frame["base"] + len(frame["data"]))
+
+
+def test_acknowledgments_name_what_is_missing(recording: Recording) -> None:
+    connection = recording.connections[0]
+    sent = [opened for opened in recording.datagrams if opened.fields["connection"] == connection]
+    bitmaps = set[int]()
+    for opened in sent:
+        for ack in opened.frames:
+            if ack["frame"] != "ACK":
                 continue
-            key = opened.fields["client share"] if "client share" in opened.fields else opened_by(opened)
-            number, at = int.from_bytes(opened.fields["packet number"], "big"), opened.recorded["at"]
-            assert number == 0 or key in previous
-            last, last_at = previous.get(key, (-1, at))
-            assert number > last
-            assert number == last + 1 or at - last_at > gap_in_the_record
-            previous[key] = number, at
+            at, largest = opened.recorded["at"], ack["largest"]
+            arrived = {
+                number_of(other)
+                for other in sent
+                if other.sender != opened.sender
+                and other.recorded["arrived"]
+                # Of two that come at the same time, the first may be acknowledged alone.
+                and (other.recorded["at"] + ONE_WAY, number_of(other)) <= (at + 1e-6, largest)
+            }
+            assert largest == max(arrived)
+            before = range(largest - 1, max(largest - 65, -1), -1)
+            assert ack["missing"] == sum(1 << i for i, number in enumerate(before) if number not in arrived)
+            bitmaps.add(ack["missing"])
+    assert len(bitmaps) > 3
+
+
+@pytest.mark.parametrize(("sender", "receiver"), [("client", "server"), ("server", "client")])
+@pytest.mark.parametrize("name", ["a conversation", "ChaCha20-Poly1305"])
+def test_each_end_is_acknowledged_as_one_byte_more(tables: Any, name: str, sender: str, receiver: str) -> None:
+    recording = Recording(tables, name)
+    frames = recording.frames(sender, "TOKENS") + recording.frames(sender, "RESET")
+    ends = {frame["stream"]: frame["length"] for frame in frames if "length" in frame}
+    acked = {entry[0]: entry[1] for ack in recording.frames(receiver, "ACK") for entry in ack["streams"]}
+    assert acked == {stream: length + 1 for stream, length in ends.items()}
+
+
+def test_gap_fills_and_probes_ask_for_an_acknowledgment(recording: Recording) -> None:
+    sent = dict[tuple[str, int], int]()
+    copies = 0
+    for opened in recording.datagrams:
+        for frame in opened.frames:
+            if frame["frame"] == "TOKENS" and opened.fields["connection"] == recording.connections[0]:
+                stop = frame["base"] + len(frame["data"]) + ("length" in frame)
+                key = opened.sender, frame["stream"]
+                has_new = stop > sent.get(key, 0)
+                if not has_new and not opened.has("RESET"):
+                    assert opened.fields["ack now"] == 1
+                    copies += 1
+                sent[key] = max(stop, sent.get(key, 0))
+    assert copies > 5
+
+
+def test_a_stop_is_answered_by_a_reset(tables: Any, recording: Recording) -> None:
+    stopped = {frame["stream"] for frame in recording.frames("client", "STOP")}
+    resets = {frame["stream"]: frame for frame in recording.frames("server", "RESET")}
+    assert stopped == set(resets) == {1}
+    assert resets[1]["code"] == code_of(tables, "Reset codes", "STOPPED")
+
+
+def test_a_challenge_is_sent_to_both_addresses_and_answered_from_one(recording: Recording) -> None:
+    challenges = [
+        frame["data"] for opened in recording.datagrams for frame in opened.frames if frame["frame"] == "PATH_CHALLENGE"
+    ]
+    assert len(set(challenges)) == 2
+    responses = {frame["data"] for frame in recording.frames("client", "PATH_RESPONSE")}
+    assert len(responses) == 1
+    assert responses < set(challenges)
+
+
+def test_a_resumption(tables: Any, recording: Recording) -> None:
+    old, new = recording.connections
+    (first, *_) = [opened for opened in recording.datagrams if opened.fields["connection"] == new]
+    assert first.fields["kind"] == "INITIAL"
+    assert number_of(first) == 0
+    assert not first.has("TOKENS")
+    (resume,) = [frame for frame in first.frames if frame["frame"] == "RESUME"]
+    held = 0
+    for opened in recording.arrived("server"):
+        for frame in opened.frames:
+            if frame["frame"] == "TOKENS" and frame["stream"] == resume["stream"]:
+                if opened.recorded["at"] + ONE_WAY <= first.recorded["at"]:
+                    held = frame["base"] + len(frame["data"])
+    assert resume["offset"] == held
+    welcomes = [
+        frame for opened in recording.arrived("server") for frame in opened.frames
+        if frame["frame"] == "WELCOME" and opened.fields["connection"] == new
+    ]  # fmt: skip
+    assert {frame["next_stream"] for frame in welcomes} == {resume["stream"] + 1}
+    (close,) = recording.frames("server", "CLOSE")
+    assert close["code"] == code_of(tables, "Close codes", "SUPERSEDED")
+
+
+def test_both_directions_change_their_keys(recording: Recording) -> None:
+    assert recording.decoder.updates == 2
+    assert {opened.fields["key phase"] for opened in recording.datagrams[-20:]} == {1}
+
+
+def test_a_used_ticket_is_refused(tables: Any) -> None:
+    refused = [opened for opened in Recording(tables, "a used ticket").datagrams if opened.sender == "server"]
+    assert {opened.fields["kind"] for opened in refused} == {"REFUSED"}
+    assert {tuple(opened.plaintext) for opened in refused} == {(code_of(tables, "Refusal codes", "USED"),)}
+
+
+def test_sealed_tickets(tables: Any, recording: Recording) -> None:
+    keys = {bytes.fromhex(key_id): bytes.fromhex(key) for key_id, key in RECORDED["sealing_keys"]}
+    kinds = []
+    for sealed, ticket in recording.decoder.tickets.items():
+        key_id, nonce, ciphertext = sealed[:4], sealed[4:16], sealed[16:]
+        plaintext = AESGCM(keys[key_id]).decrypt(nonce, ciphertext, key_id)
+        opened = read_array(tables["Sealed ticket"], plaintext)
+        assert all(opened[name] == ticket[name] for name in ("format", "id", "secret", "aead", "lifetime"))
+        assert opened["claims"] == {"sub": "user-17"}
+        assert len(opened["group"]) == (16 if opened["kind"] else 0)
+        kinds.append((opened["kind"], opened["lifetime"]))
+    # One for first use, then one on each connection.
+    assert kinds == [(0, 60.0), (1, 86_400.0), (1, 86_400.0)]

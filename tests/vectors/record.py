@@ -282,7 +282,7 @@ def _record_conversation(recorder: Recorder) -> None:
     simulation.call_at(2.2, client.stop, host)
     # The NAT forgets the client in the middle of an answer; later the network changes.
     simulation.call_at(3.0, client.ask, host)
-    simulation.rebind_at(3.1, host)
+    simulation.rebind_at(3.112, host)
     simulation.call_at(4.0, client.ask, host)
     simulation.call_at(4.15, lambda now: dialer.network_changed(now=now), host)
     simulation.run(until=5.0)
