@@ -35,7 +35,6 @@ from eloquent.protocol.wire import (
     CloseCode,
     Frame,
     Header,
-    Kind,
     NewTicket,
     PathChallenge,
     PathResponse,
@@ -228,7 +227,7 @@ class Connection:
             self._on_outcome(self.recovery.on_loss_timer(now=now), now)
         if _is_due(self.breaker.open_until, now):
             self.breaker.open_until = None
-        if self.paths.on_timer(now=now):
+        if self.paths.on_timer(pto=self.recovery.rtt.pto, now=now):
             self.events.append(PathChanged(self.paths.active.address))
         if self._slow_at <= now:
             self._on_slow_timer(now)
@@ -296,6 +295,7 @@ class Connection:
             self._was_confirmed = True
             self.delivery.is_muted = False
             if not self.is_client:
+                # Only who got the REPLY, which went to this path, can have made a c1 datagram.
                 self.paths.active.is_validated = True
             self.events.append(Connected())
 
@@ -309,8 +309,6 @@ class Connection:
         paths = self.paths
         if self.is_client or address == paths.active.address:
             paths.active.received += size
-            if not self.is_client and header.kind == Kind.DATA and not paths.active.challenge:
-                paths.active.is_validated = True
             return False
         if header.packet_number < self.acks.window.largest:
             paths.on_received(address, size)

@@ -118,16 +118,18 @@ class Paths:
                 due.append((path.address, path.challenge))
         return due
 
-    def on_timer(self, *, now: float) -> bool:
+    def on_timer(self, *, pto: float, now: float) -> bool:
         """Go back where validation has failed (RFC 9000 section 9.3.2); True when it did."""
         active, previous = self.active, self.previous
         if previous is not None and previous.fails_at is not None and previous.fails_at <= now:
             previous.end_challenge()
         if active.fails_at is None or active.fails_at > now:
             return False
-        active.end_challenge()
         if previous is None:
+            # There is no other path: keep asking, within the amplification limit.
+            active.start_challenge(self._entropy(8), fails_at=now + VALIDATION_PTOS * pto, now=now)
             return False
+        active.end_challenge()
         self.active, self.previous = previous, None
         return True
 

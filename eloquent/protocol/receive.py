@@ -91,7 +91,7 @@ class IncomingLog:
 
     def on_reset_untrusted(self, length: int, code: int, *, is_unwanted: bool) -> None:
         """Record the end of a log that is not whole."""
-        if self._digest is not None:
+        if self._digest is not None or self.has_ended:
             return
         self._set_length(length)
         self.reset_code = code
@@ -167,4 +167,6 @@ class IncomingLog:
     def _set_length(self, length: int) -> None:
         if length < self.highest or (self.length is not None and self.length != length):
             raise WireError("two different ends of one log")
+        if length > self.limit:
+            raise WireError("an end beyond the stream's limit")
         self.length = length

@@ -112,6 +112,13 @@ class LogGroup:
         return sum(stream.is_open for stream in self.streams.values())
 
     @property
+    def running_count(self) -> int:
+        """Streams of which one side has not yet said its last word."""
+        return sum(
+            not (stream.incoming.has_ended and stream.outgoing.has_ended) for stream in self.streams.values()
+        )
+
+    @property
     def has_open(self) -> bool:
         return any(stream.is_open for stream in self.streams.values())
 
@@ -131,7 +138,10 @@ class LogGroup:
         """
         if stream_id < self.next_id and stream_id not in self.unopened:
             return None
-        if stream_id >= self.next_id + self.max_streams or self.open_count >= self.max_streams:
+        if stream_id >= self.next_id and len(self.unopened) + stream_id - self.next_id >= self.max_streams:
+            return None
+        # The client may have seen an end before we know that it has: such a stream counts half.
+        if self.running_count >= self.max_streams or self.open_count >= 2 * self.max_streams:
             return None
         self.unopened.discard(stream_id)
         self.unopened.update(range(self.next_id, stream_id))

@@ -13,21 +13,27 @@ from itertools import count
 
 from eloquent.protocol.connection import Connection
 
+_MAX_REPLACED = 64
+"""Replaced entries that are not worth clearing away; arbitrary."""
+
 
 class TimerQueue:
     """Connections by their next deadline."""
 
-    __slots__ = ("_heap", "_order")
+    __slots__ = ("_heap", "_order", "_waiting")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Connection]] = []
         self._order = count()
+        self._waiting = 0
+        """Connections that have an entry; all other entries were replaced by closer ones."""
 
     def schedule(self, connection: Connection) -> None:
         """Make sure that the connection is looked at no later than at its next deadline."""
         deadline = connection.next_timer()
         connection.deadline = math.inf if deadline is None else deadline
         if connection.deadline < connection.wakes_at:
+            self.remove(connection)
             self._put(connection)
 
     def next_at(self) -> float | None:
@@ -41,7 +47,7 @@ class TimerQueue:
             at, _, connection = heapq.heappop(heap)
             if connection.wakes_at != at:
                 continue
-            connection.wakes_at = math.inf
+            self.remove(connection)
             if connection.deadline <= now:
                 due.append(connection)
             elif connection.deadline < math.inf:
@@ -49,8 +55,15 @@ class TimerQueue:
         return due
 
     def remove(self, connection: Connection) -> None:
-        connection.wakes_at = math.inf
+        if connection.wakes_at < math.inf:
+            connection.wakes_at = math.inf
+            self._waiting -= 1
 
     def _put(self, connection: Connection) -> None:
         connection.wakes_at = connection.deadline
+        self._waiting += 1
         heapq.heappush(self._heap, (connection.deadline, next(self._order), connection))
+        if len(self._heap) > 2 * self._waiting + _MAX_REPLACED:
+            # Each answer leaves a far entry behind with each token, and the connection with it.
+            self._heap[:] = [entry for entry in self._heap if entry[2].wakes_at == entry[0]]
+            heapq.heapify(self._heap)

@@ -2,7 +2,9 @@
 
 Two cases. *flowing*: tokens go on all the time. *pause*: the model is silent when the outage
 begins (the client has had its PINGs answered and shows "thinking"), and its next token is due at a
-random moment of the outage. The phase of the outage is random by seed; nothing else is lost.
+random moment of the outage. Start and length of the outage are drawn by the seed, the length from
+10 % around the one in the table: with equal lengths the probes, whose times follow from the start,
+would all meet the end at the same phase. Nothing else is lost.
 
 The figure is the time from the end of the outage to the first new text on the screen. Text that was
 already under way when the outage began does not count. No protocol can be faster than the one-way
@@ -40,6 +42,9 @@ PAUSE_BEFORE_S = 3.0
 PHASE_S = 2.5
 """Seconds over which the start is spread: one interval between PINGs while the model thinks."""
 
+SPREAD = 0.1
+"""Share by which an outage is shorter or longer than its name."""
+
 TEXT_AFTER_S = 2.0
 _ROUNDING_S = 1e-9
 
@@ -69,13 +74,14 @@ def run_outage(plan: OutagePlan) -> OutageRecord:
     starts_at = text_starts_at + 2 * plan.rtt_s + WARM_UP_S + random.random() * PHASE_S
     if plan.case == "pause":
         starts_at += PAUSE_BEFORE_S
-    ends_at = starts_at + plan.outage_s
+    outage_s = plan.outage_s * random.uniform(1 - SPREAD, 1 + SPREAD)
+    ends_at = starts_at + outage_s
     gaps = [GAP_S] * round((ends_at + TEXT_AFTER_S - text_starts_at) / GAP_S)
     if plan.case == "pause":
-        due_at = starts_at + random.random() * plan.outage_s
+        due_at = starts_at + random.random() * outage_s
         gaps = _with_pause(text_starts_at, due_at, ends_at)
     path = Impairment(delay_s=plan.rtt_s / 2)
-    scenario = Scenario("outage", path, path, outages=(Outage(starts_at, plan.outage_s),))
+    scenario = Scenario("outage", path, path, outages=(Outage(starts_at, outage_s),))
     conversation = Conversation(scenario, seed=plan.seed)
     conversation.ask_at(FIRST_START, PROMPT, tokens_of(plan.seed, len(gaps)), gaps)
     conversation.run(until=ends_at + TIME_LIMIT_S)
