@@ -47,7 +47,9 @@ class ConnectionClosed(EloquentError, ConnectionError):
     `by` is "local", "remote" or "silence" (nobody closed it: the peer stopped answering).
     """
 
-    def __init__(self, message: str, *, by: Literal["local", "remote", "silence"], code: int, reason: str = "") -> None:
+    def __init__(
+        self, message: str, *, by: Literal["local", "remote", "silence"], code: int, reason: str = ""
+    ) -> None:
         super().__init__(message)
         self.by = by
         self.code = code

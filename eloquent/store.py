@@ -45,7 +45,8 @@ class MemoryStore:
         return [
             group
             for group, since in self._detached.items()
-            if since <= detached_before and any(not stream.outgoing.has_ended for stream in group.streams.values())
+            if since <= detached_before
+            and any(not stream.outgoing.has_ended for stream in group.streams.values())
         ]
 
     def expire(self, *, now: float) -> None:

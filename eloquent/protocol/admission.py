@@ -38,7 +38,13 @@ class Admission:
     __slots__ = ("_clock_skew", "_limits", "_started_at", "_used", "_wall_now", "_worker", "is_closed")
 
     def __init__(
-        self, limits: Limits, *, worker: int, clock_skew: float, wall_now: Callable[[float], float], now: float
+        self,
+        limits: Limits,
+        *,
+        worker: int,
+        clock_skew: float,
+        wall_now: Callable[[float], float],
+        now: float,
     ) -> None:
         self._limits = limits
         self._worker = worker
@@ -49,7 +55,14 @@ class Admission:
         self.is_closed = False
 
     def refusal(
-        self, ticket: OpenedTicket, *, connections: int, handshakes: int, attempts: int, kept_bytes: int, now: float
+        self,
+        ticket: OpenedTicket,
+        *,
+        connections: int,
+        handshakes: int,
+        attempts: int,
+        kept_bytes: int,
+        now: float,
     ) -> RefusalCode | None:
         """Why this ticket is refused; None where it is taken. `attempts`: unvalidated ones on it."""
         if ticket.worker != self._worker:
@@ -66,7 +79,11 @@ class Admission:
         if self.is_closed:
             return RefusalCode.SHUTDOWN
         limits = self._limits
-        if connections >= limits.connections or handshakes >= limits.handshakes or kept_bytes >= limits.kept_bytes:
+        if (
+            connections >= limits.connections
+            or handshakes >= limits.handshakes
+            or kept_bytes >= limits.kept_bytes
+        ):
             return RefusalCode.BUSY
         return None
 

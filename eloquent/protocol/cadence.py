@@ -66,7 +66,15 @@ class GapEstimator:
 class Cadence:
     """Deadlines of the next new bytes and of the next extra copy."""
 
-    __slots__ = ("_copies", "_copies_left", "_gaps", "_last_new_at", "_last_text_at", "gap_fill_at", "interval")
+    __slots__ = (
+        "_copies",
+        "_copies_left",
+        "_gaps",
+        "_last_new_at",
+        "_last_text_at",
+        "gap_fill_at",
+        "interval",
+    )
 
     def __init__(self, gaps: GapEstimator, *, coalescing: float = COALESCING, gap_fills: int = 2) -> None:
         self._gaps = gaps

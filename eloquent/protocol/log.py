@@ -27,7 +27,18 @@ def digest_of(sha256: hashlib._Hash) -> int:
 class Log:
     """Bytes of one direction of a stream, addressed by offset."""
 
-    __slots__ = ("_data", "_sha256", "_start", "acked", "digest", "end", "length", "reset_code", "sent", "stop")
+    __slots__ = (
+        "_data",
+        "_sha256",
+        "_start",
+        "acked",
+        "digest",
+        "end",
+        "length",
+        "reset_code",
+        "sent",
+        "stop",
+    )
 
     def __init__(self) -> None:
         self._data = bytearray()

@@ -24,7 +24,16 @@ VALIDATION_PTOS = 3
 class Path:
     """One peer address and what was exchanged with it."""
 
-    __slots__ = ("address", "bonus", "challenge", "challenge_at", "fails_at", "is_validated", "received", "sent")
+    __slots__ = (
+        "address",
+        "bonus",
+        "challenge",
+        "challenge_at",
+        "fails_at",
+        "is_validated",
+        "received",
+        "sent",
+    )
 
     def __init__(self, address: Address, *, is_validated: bool, bonus: int = 0) -> None:
         self.address = address

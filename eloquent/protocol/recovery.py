@@ -145,7 +145,9 @@ class Recovery:
     def on_loss_timer(self, *, now: float) -> AckOutcome:
         """Declare lost what has waited for its time threshold."""
         outcome = AckOutcome()
-        overtaken = [packet for packet in self._in_flight.values() if packet.packet_number < self.largest_acked]
+        overtaken = [
+            packet for packet in self._in_flight.values() if packet.packet_number < self.largest_acked
+        ]
         self._declare_lost(overtaken, outcome, now=now)
         return outcome
 

@@ -248,7 +248,9 @@ class Packer:
                 continue
             ranges = self._chosen.get(stream)
             if not ranges:
-                start = max(stream.acked, stream.sent - max(self._room - stream.overhead(stream.sent, stream.sent), 0))
+                start = max(
+                    stream.acked, stream.sent - max(self._room - stream.overhead(stream.sent, stream.sent), 0)
+                )
                 if stream.sent - start >= min(stream.sent - stream.acked, MIN_PIECE):
                     self._add(stream, start, stream.sent)
                 continue
@@ -261,4 +263,3 @@ class Packer:
 
     def _has(self, stream: SendStream, offset: int) -> bool:
         return any(start <= offset < stop for start, stop in self._chosen.get(stream, ()))
-

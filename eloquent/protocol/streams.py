@@ -24,7 +24,16 @@ MAX_KEPT_LOG = 16 * 1024 * 1024
 class Stream:
     """One bidirectional stream: the log that goes out and the log that comes in."""
 
-    __slots__ = ("group", "id", "incoming", "low_water", "outgoing", "stop_received", "stop_wanted", "was_ended")
+    __slots__ = (
+        "group",
+        "id",
+        "incoming",
+        "low_water",
+        "outgoing",
+        "stop_received",
+        "stop_wanted",
+        "was_ended",
+    )
 
     def __init__(self, stream_id: int, group: LogGroup) -> None:
         self.id = stream_id
@@ -85,10 +94,27 @@ class Stream:
 class LogGroup:
     """The streams of one client, under ids that resumption does not change."""
 
-    __slots__ = ("claims", "consumed", "finished", "gaps", "id", "is_client", "max_streams", "next_id", "stops", "streams", "unopened")
+    __slots__ = (
+        "claims",
+        "consumed",
+        "finished",
+        "gaps",
+        "id",
+        "is_client",
+        "max_streams",
+        "next_id",
+        "stops",
+        "streams",
+        "unopened",
+    )
 
     def __init__(
-        self, group_id: bytes, *, is_client: bool, claims: Mapping[str, object] | None = None, max_streams: int = MAX_STREAMS
+        self,
+        group_id: bytes,
+        *,
+        is_client: bool,
+        claims: Mapping[str, object] | None = None,
+        max_streams: int = MAX_STREAMS,
     ) -> None:
         self.id = group_id
         self.is_client = is_client
@@ -125,7 +151,9 @@ class LogGroup:
     def open(self) -> Stream:
         """Open the next stream (the client's side)."""
         if self.open_count >= self.max_streams:
-            raise UsageError(f"{self.max_streams} streams are open, which is all that the server allows at once")
+            raise UsageError(
+                f"{self.max_streams} streams are open, which is all that the server allows at once"
+            )
         stream = Stream(self.next_id, self)
         self.next_id += 1
         self.streams[stream.id] = stream
@@ -143,6 +171,7 @@ class LogGroup:
         # The client may have seen an end before we know that it has: such a stream counts half.
         if self.running_count >= self.max_streams or self.open_count >= 2 * self.max_streams:
             return None
+        self._forget_oldest()
         self.unopened.discard(stream_id)
         self.unopened.update(range(self.next_id, stream_id))
         self.next_id = max(self.next_id, stream_id + 1)
@@ -150,7 +179,11 @@ class LogGroup:
         self.streams[stream_id] = stream
         return stream
 
+    def _forget_oldest(self) -> None:
+        """Keep a bounded number of finished streams, however fast a client opens new ones."""
+        if len(self.streams) >= 4 * self.max_streams:
+            self.forget(next(stream.id for stream in self.streams.values() if not stream.is_open))
+
     def forget(self, stream_id: int) -> None:
         """Let a stream go for good."""
         self.streams.pop(stream_id, None)
-

@@ -74,28 +74,14 @@ def hmac_sha256(key: bytes, data: bytes) -> bytes:
     return hmac.new(key, data, hashlib.sha256).digest()
 
 
-def read_array(rows: list[Row], data: bytes) -> dict[str, Any]:
-    """A MessagePack array whose elements are the rows of a table with `field` and `type`."""
-    values = msgpack.unpackb(data)
-    named = {row["field"]: value for row, value in zip(rows, values, strict=True)}
-    for row in rows:
-        assert type(named[row["field"]]) in TICKET_TYPES[row["type"]], row
-        size = re.match(r"(\d+) bytes", row["type"])
-        assert size is None or len(named[row["field"]]) == int(size[1])
-    return named
-
-
-def read_text_form(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-
 class Decoder:
     """One client's view: it opens both what the client sent and what it got."""
 
     def __init__(self, tables: Tables, client: dict[str, Any]) -> None:
         self._tables = tables
         self._privates = [bytes.fromhex(key) for key in client["client_private_keys"]]
-        ticket = read_array(tables["Ticket"], read_text_form(client["ticket"]))
+        text = client["ticket"]
+        ticket = self.read_array("Ticket", base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         self.tickets = {ticket["sealed"]: ticket}
         self._flights: dict[bytes, dict[str, Any]] = {}
         self._secrets: dict[bytes, tuple[int, bytes, str]] = {}
@@ -123,6 +109,17 @@ class Decoder:
         destination = fields["connection ID"]
         fields["connection"] = self._clients.get(destination, destination)
         return fields, plaintext
+
+    def read_array(self, heading: str, data: bytes) -> dict[str, Any]:
+        """A MessagePack array whose elements are the rows of a table with `field` and `type`."""
+        values = msgpack.unpackb(data)
+        named = dict[str, Any]()
+        for row, value in zip(self._tables[heading], values, strict=True):
+            size = re.match(r"(\d+) bytes", row["type"])
+            assert type(value) in TICKET_TYPES[row["type"]], row
+            assert size is None or len(value) == int(size[1])
+            named[row["field"]] = value
+        return named
 
     def _row(self, heading: str, column: str, value: str) -> Row:
         return next(row for row in self._tables[heading] if row[column] == value)
@@ -210,7 +207,7 @@ class Decoder:
         frames = [self._frame(item) for item in msgpack.unpackb(plaintext.lstrip(b"\0"))]
         for frame in frames:
             if frame["frame"] == "TICKET":
-                ticket = read_array(self._tables["Ticket"], frame["ticket"])
+                ticket = self.read_array("Ticket", frame["ticket"])
                 self.tickets[ticket["sealed"]] = ticket
         return frames
 

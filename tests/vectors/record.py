@@ -53,7 +53,7 @@ FRAME_NAMES = (
     "CLOSE", "WELCOME",
 )  # fmt: skip
 
-PROMPT = [Role("user"), "Why is the sky blue? Un mot, s’il te plaît."]
+PROMPT = [Role("user"), "Why is the sky blue? Répondez…"]
 LONG_PROMPT = ["Summarise: ", "the sky is blue because short waves scatter more than long ones. " * 20]
 ANSWER: list[Any] = [
     Role("assistant"),
@@ -288,7 +288,7 @@ def _record_conversation(recorder: Recorder) -> None:
     simulation.run(until=5.0)
     late, late_host = recorder.add("a used ticket", ticket, PROMPT)
     simulation.call_at(5.0, late.ask, late_host)
-    # An hour of keep-alives, after which both sides have new keys.
+    # An hour of PINGs, after which both sides have new keys.
     client.quiet_from, client.quiet_until = 6.0, 3700.0
     simulation.call_at(3700.0, client.ask, host)
     simulation.call_at(3701.0, lambda now: dialer.leave(now=now), host)
