@@ -19,6 +19,9 @@ SLACK = 0.002
 MIN_SPACING = 0.01
 """Seconds between two datagrams while the window fits one (protocol 5)."""
 
+FIRST_FLIGHT_COPIES = 1
+"""Copies of a first flight: at 1200 bytes each, two more would take 0.6 s of a 32 kbit/s link."""
+
 GAP_SAMPLES = 64
 GAP_PERCENTILE = 0.95
 GAP_FACTOR = 1.1
@@ -67,18 +70,19 @@ class Cadence:
     """Deadlines of the next new bytes and of the next extra copy."""
 
     __slots__ = (
-        "_copies",
         "_copies_left",
         "_gaps",
         "_last_new_at",
         "_last_text_at",
+        "copies",
         "gap_fill_at",
         "interval",
     )
 
     def __init__(self, gaps: GapEstimator, *, coalescing: float = COALESCING, gap_fills: int = 2) -> None:
         self._gaps = gaps
-        self._copies = gap_fills
+        self.copies = gap_fills
+        """Extra copies of the newest bytes when nothing follows them."""
         self._copies_left = 0
         self._last_new_at: float | None = None
         self._last_text_at: float | None = None
@@ -94,8 +98,8 @@ class Cadence:
 
     def on_new_bytes_sent(self, *, now: float) -> None:
         self._last_new_at = self._last_text_at = now
-        self._copies_left = self._copies
-        self.gap_fill_at = now + self._gap_fill_delay() if self._copies else None
+        self._copies_left = self.copies
+        self.gap_fill_at = now + self._gap_fill_delay() if self.copies else None
 
     def on_copy_sent(self, *, is_gap_fill: bool, now: float) -> None:
         """The newest bytes went out once more."""

@@ -132,11 +132,7 @@ class Composer:
     def next_at(self) -> float | None:
         """When the next datagram with text is due, unless something else must happen first."""
         connection = self._connection
-        at = connection.cadence.gap_fill_at
-        if connection.delivery.has_new:
-            new_at = self._new_bytes_at()
-            if at is None or new_at < at:
-                at = new_at
+        at = self._new_bytes_at() if connection.delivery.has_new else connection.cadence.gap_fill_at
         if at is None or self._is_limited or not self.may_send or not self.may_send_text:
             return None
         return at
@@ -155,12 +151,12 @@ class Composer:
             return None
         if self._probe:
             return Reason.PROBE
-        copy_at = connection.cadence.gap_fill_at
-        if connection.delivery.has_new and self._new_bytes_at() <= now:
-            reason = Reason.NEW
-        elif copy_at is not None and copy_at <= now:
-            reason = Reason.GAP_FILL
+        if connection.delivery.has_new:
+            # What is new makes a copy pointless: it carries the window anyway.
+            reason, at = Reason.NEW, self._new_bytes_at()
         else:
+            reason, at = Reason.GAP_FILL, connection.cadence.gap_fill_at
+        if at is None or at > now:
             return None
         if self._fits_window():
             return reason
@@ -271,6 +267,8 @@ class Composer:
         if not carried:
             return
         connection.counters.text_datagrams += 1
+        if not recovery.rtt.has_sample:
+            self._on_no_answer(now)
         if connection.delivery.on_sent(carried, now=now):
             connection.cadence.on_new_bytes_sent(now=now)
             self._is_up_to_date = connection.delivery.has_sent_all(carried, now=now)
@@ -280,6 +278,13 @@ class Composer:
             connection.cadence.on_copy_sent(is_gap_fill=is_gap_fill, now=now)
         if connection.breaker.on_sent(len(datagram), recovery.rtt.smoothed, recovery.congestion, now=now):
             connection.on_tripped()
+
+    def _on_no_answer(self, now: float) -> None:
+        connection = self._connection
+        oldest_at = connection.recovery.oldest_sent_at
+        if oldest_at is not None:
+            connection.delay.on_no_answer(now - oldest_at, connection.recovery.rtt.smoothed, now=now)
+            connection.cadence.interval = connection.delay.interval
 
     def _path_datagrams(self, now: float) -> list[tuple[bytes, Address]]:
         """Challenges and responses, each in a datagram of its own on its own path."""

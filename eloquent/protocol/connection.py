@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from eloquent.protocol.acks import AckTracker
-from eloquent.protocol.cadence import COALESCING, Cadence
+from eloquent.protocol.cadence import COALESCING, FIRST_FLIGHT_COPIES, Cadence
 from eloquent.protocol.compose import Composer
 from eloquent.protocol.congestion import CircuitBreaker, DelaySignal
 from eloquent.protocol.delivery import Delivery
@@ -166,6 +166,8 @@ class Connection:
         self._blocked_since: float | None = None
         self._blocked_wait = 0.0
         self._draw_keep_alive()
+        if is_client:
+            self.cadence.copies = min(FIRST_FLIGHT_COPIES, settings.policy.gap_fills)
 
     def receive(self, header: Header, datagram: bytes, address: Address, *, now: float) -> bool:
         """Process a datagram for this connection; False when it was dropped (and counted)."""
@@ -294,6 +296,7 @@ class Connection:
         if not self._was_confirmed and self.protection.is_confirmed:
             self._was_confirmed = True
             self.delivery.is_muted = False
+            self.cadence.copies = self.settings.policy.gap_fills
             if not self.is_client:
                 # Only who got the REPLY, which went to this path, can have made a c1 datagram.
                 self.paths.active.is_validated = True

@@ -114,6 +114,11 @@ class Recovery:
         return list(self._in_flight.values())
 
     @property
+    def oldest_sent_at(self) -> float | None:
+        """When the oldest packet in flight was sent."""
+        return next((packet.sent_at for packet in self._in_flight.values()), None)
+
+    @property
     def has_in_flight(self) -> bool:
         return bool(self._in_flight)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from eloquent.protocol.log import Log
 from eloquent.protocol.ranges import RangeSet
 from eloquent.protocol.receive import STREAM_WINDOW
-from eloquent.protocol.wire import Reset, Tokens, WireError, encode_frame, integer_size, tokens_overhead
+from eloquent.protocol.wire import TOKENS, Reset, WireError, encode_frame, integer_size, tokens_overhead
 
 MIN_PIECE = 16
 """A range shorter than this is not worth a frame of its own unless nothing else is left."""
@@ -150,11 +150,13 @@ class SendStream:
         log = self.log
         length = log.length
         if length is None or stop <= length:
-            return [[0, self.id, start, log.slice(start, stop)]]
+            return [[TOKENS, self.id, start, log.slice(start, stop)]]
         if log.reset_code is None:
-            return [encode_frame(Tokens(self.id, start, log.slice(start, length), length, log.digest))]
-        frames = [encode_frame(Tokens(self.id, start, log.slice(start, length)))] if start < length else []
-        return [*frames, encode_frame(Reset(self.id, length, log.reset_code))]
+            return [[TOKENS, self.id, start, log.slice(start, length), length, log.digest]]
+        reset = encode_frame(Reset(self.id, length, log.reset_code))
+        if start == length:
+            return [reset]
+        return [[TOKENS, self.id, start, log.slice(start, length)], reset]
 
 
 Carried = tuple[SendStream, int, int]

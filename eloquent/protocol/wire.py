@@ -114,7 +114,7 @@ class Tokens:
 
     stream: int
     base: int
-    data: bytes | bytearray
+    data: bytes
     length: int | None = None
     digest: int | None = None
 

@@ -38,6 +38,7 @@ class Tables:
     """The tables of the page, by the heading above them; a row is its cells by column."""
 
     def __init__(self, text: str) -> None:
+        self.text = text
         self._tables: dict[str, list[list[Row]]] = {}
         heading, block = "", list[str]()
         for line in [*text.splitlines(), ""]:

@@ -32,6 +32,17 @@ def test_every_datagram_opens_to_the_frames_beside_it(any_recording: Any) -> Non
             assert [with_hexadecimal(frame) for frame in opened.frames] == opened.recorded["frames"]
 
 
+def test_the_frames_written_out_on_the_page(tables: Any, recording: Any) -> None:
+    written = re.findall(r"^((?:[0-9a-f]{2} ){4,}[0-9a-f]{2})\b", tables.text, re.MULTILINE)
+    frames = [recording.decoder.frames(bytes.fromhex(line)) for line in written]
+    entries = [[0, 50, 262194]]
+    ack = {"frame": "ACK", "largest": 12, "delay_us": 20_000, "missing": 0, "streams": entries}
+    assert frames == [
+        [{"frame": "TOKENS", "stream": 0, "base": 40, "data": b"efg"}],
+        [ack | {"connection_limit": 1_572_864}],
+    ]
+
+
 def test_the_recording_is_what_the_library_does_now() -> None:
     recorded = json.loads((VECTORS / "datagrams.json").read_text())
     assert runpy.run_path(str(VECTORS / "record.py"))["datagram_vectors"]() == recorded
