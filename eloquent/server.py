@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -82,46 +83,20 @@ def serve(
 
     Raises ConfigurationError for what cannot be used, some of it only on entering.
     """
-    _check(callable(handler), f"the handler must be an async function, not {type(handler).__name__}")
-    _check(isinstance(host, str) and host != "", f'the host must be a name or an IP address, not {host!r}')
-    _check(type(port) is int and 0 <= port < 65536, f"the port must be within 0..65535, not {port!r}")
-    _check(advertise is None or isinstance(advertise, str), f'advertise must be "host:port", not {advertise!r}')
-    _check(isinstance(settings, Settings), f"settings must be Settings, not {type(settings).__name__}")
-    _check(isinstance(limits, Limits), f"limits must be Limits, not {type(limits).__name__}")
-    _check(on_abort is None or callable(on_abort), f"on_abort must be a function, not {on_abort!r}")
-    _check(
-        isinstance(clock_skew_s, (int, float)) and 0 <= clock_skew_s < math.inf,
-        f"clock_skew_s must be a number of seconds, not {clock_skew_s!r}",
+    _check_arguments(handler, host, port, advertise, settings, limits, clock_skew_s, on_abort)
+    make_issuer = partial(
+        TicketIssuer, _key_ring(keys), worker=worker, lifetime_s=ticket_lifetime_s, aead=aead, entropy=os.urandom
     )
-    ring = _key_ring(keys)
-
-    def make_issuer(ipv4: Address | None, ipv6: Address | None) -> TicketIssuer:
-        return TicketIssuer(
-            ring,
-            worker=worker,
-            ipv4=ipv4,
-            ipv6=ipv6,
-            lifetime_s=ticket_lifetime_s,
-            aead=aead,
-            entropy=os.urandom,
-        )
-
-    make_issuer(None, None)  # Checks its arguments now.
-
-    def make_listener(issuer: TicketIssuer) -> Listener:
-        now = time.monotonic()
-        return Listener(
-            issuer,
-            MemoryStore() if store is None else store,
-            worker=worker,
-            settings=settings,
-            limits=limits,
-            clock_skew=clock_skew_s,
-            wall_offset=time.time() - now,
-            entropy=os.urandom,
-            now=now,
-        )
-
+    make_issuer()  # Its arguments are checked now rather than at the start.
+    make_listener = partial(
+        Listener,
+        store=MemoryStore() if store is None else store,
+        worker=worker,
+        settings=settings,
+        limits=limits,
+        clock_skew=clock_skew_s,
+        entropy=os.urandom,
+    )
     return Server(handler, (host, port), advertise, make_issuer, make_listener, on_abort)
 
 
@@ -133,8 +108,8 @@ class Server:
         handler: Handler,
         listen_on: Address,
         advertise: str | None,
-        make_issuer: Callable[[Address | None, Address | None], TicketIssuer],
-        make_listener: Callable[[TicketIssuer], Listener],
+        make_issuer: Callable[..., TicketIssuer],
+        make_listener: Callable[..., Listener],
         on_abort: AbortHook | None,
     ) -> None:
         self._handler = handler
@@ -153,21 +128,23 @@ class Server:
     async def __aenter__(self) -> Self:
         if self._is_started:
             raise UsageError("this server was started before; make another one with serve()")
-        self._is_started = True
         udp = await bind(*self._listen_on)
         try:
             bound = udp.getsockname()
-            self._reachable = await advertised(bound, self._advertise)
-            self._tickets = self._make_issuer(*self._reachable)
-            self._address = plain_address(bound)
-            self._listener = self._make_listener(self._tickets)
-            self._socket = UdpSocket(udp, self._on_datagrams)
+            ipv4, ipv6 = await advertised(bound, self._advertise)
+            self._is_reachable = ipv4 is not None or ipv6 is not None
+            self._tickets = self._make_issuer(ipv4=ipv4, ipv6=ipv6)
         except BaseException:
             udp.close()
             raise
+        self._address = plain_address(bound)
+        now = time.monotonic()
+        self._listener = self._make_listener(self._tickets, wall_offset=time.time() - now, now=now)
+        self._socket = UdpSocket(udp, self._on_datagrams)
         self._driver = Driver(self._listener, send=self._socket.send, on_drained=self._on_drained)
         self._closed = asyncio.Event()
         self._delivered = asyncio.Event()
+        self._is_started = True
         return self
 
     async def __aexit__(
@@ -194,7 +171,7 @@ class Server:
         TicketError where they do not fit, ConfigurationError where no client could use the ticket.
         """
         tickets = self.tickets
-        if self._reachable == (None, None):
+        if not self._is_reachable:
             example = format_address("chat.example.com", self._address[1])
             raise ConfigurationError(
                 f"the server listens on all addresses ({self._address[0]}), and a ticket has to name one that "
@@ -210,8 +187,7 @@ class Server:
     async def close(self, grace_s: float = GRACE) -> None:
         """Stop: refuse what is new, let running answers finish for `grace_s`, cancel the rest, say CLOSE."""
         self._require_started()
-        is_number = isinstance(grace_s, (int, float)) and not isinstance(grace_s, bool)
-        _check(is_number and 0 <= grace_s < math.inf, f"grace_s must be a number of seconds, not {grace_s!r}")
+        _check_seconds("grace_s", grace_s)
         if self._is_closing:
             await self._closed.wait()
             return
@@ -286,6 +262,7 @@ class Server:
             return
         self._channels[stream] = channel
         task = asyncio.create_task(self._answer(channel), name=f"eloquent-stream-{stream.id}")
+        task.add_done_callback(partial(self._on_answered, channel))
         self._handlers[stream] = task
 
     def _on_stream_event(
@@ -307,18 +284,19 @@ class Server:
             channel.on_readable()
 
     async def _answer(self, channel: Channel) -> None:
-        stream = channel.stream
         try:
             await run_handler(self._handler, ServerStream(self, channel))
             channel.finish()
         except StreamStopped:
-            logger.debug("stream %d was stopped by its client", stream.id)
+            logger.debug("stream %d was stopped by its client", channel.stream.id)
         except Exception as error:
-            logger.exception("the handler of stream %d failed", stream.id)
+            logger.exception("the handler of stream %d failed", channel.stream.id)
             fail_answer(channel, error)
-        finally:
-            end_answer(channel)
-            del self._channels[stream], self._handlers[stream]
+
+    def _on_answered(self, channel: Channel, task: asyncio.Task[None]) -> None:
+        # Not in the task: one that is cancelled before it starts runs none of its code.
+        end_answer(channel)
+        del self._channels[channel.stream], self._handlers[channel.stream]
 
     async def _call_abort_hook(self, hook: AbortHook, channel: Channel) -> None:
         try:
@@ -346,3 +324,29 @@ def _key_ring(keys: KeyRing | str | os.PathLike[str] | None) -> KeyRing:
 def _check(is_right: bool, message: str) -> None:
     if not is_right:
         raise ConfigurationError(message)
+
+
+def _check_arguments(
+    handler: object,
+    host: object,
+    port: object,
+    advertise: object,
+    settings: object,
+    limits: object,
+    clock_skew_s: object,
+    on_abort: object,
+) -> None:
+    _check(callable(handler), f"the handler must be an async function, not {type(handler).__name__}")
+    _check(isinstance(host, str) and host != "", f"the host must be a name or an IP address, not {host!r}")
+    _check(type(port) is int and 0 <= port < 65536, f"the port must be within 0..65535, not {port!r}")
+    _check(advertise is None or isinstance(advertise, str), f'advertise must be "host:port", not {advertise!r}')
+    _check(isinstance(settings, Settings), f"settings must be Settings, not {type(settings).__name__}")
+    _check(isinstance(limits, Limits), f"limits must be Limits, not {type(limits).__name__}")
+    _check(on_abort is None or callable(on_abort), f"on_abort must be a function, not {on_abort!r}")
+    _check_seconds("clock_skew_s", clock_skew_s)
+
+
+def _check_seconds(name: str, value: object) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < math.inf:  # type: ignore[operator]
+        raise ConfigurationError(f"{name} must be a number of seconds from 0, not {value!r}")

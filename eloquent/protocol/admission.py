@@ -65,7 +65,7 @@ class Admission:
         now: float,
     ) -> RefusalCode | None:
         """Why this ticket is refused; None where it is taken. `attempts`: unvalidated ones on it."""
-        if ticket.worker != self._worker:
+        if ticket.kind is TicketKind.FIRST_USE and ticket.worker != self._worker:
             return RefusalCode.FOREIGN
         if self._wall_now(now) > ticket.issued_at + ticket.lifetime_s:
             return RefusalCode.EXPIRED

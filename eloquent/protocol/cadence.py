@@ -96,6 +96,10 @@ class Cadence:
             return 0.0
         return max(self._last_new_at + self.interval - SLACK, self._last_text_at + MIN_SPACING)
 
+    def end_at(self) -> float:
+        """Earliest time for a datagram with the end of a log."""
+        return 0.0 if self._last_text_at is None else self._last_text_at + MIN_SPACING
+
     def on_new_bytes_sent(self, *, now: float) -> None:
         self._last_new_at = self._last_text_at = now
         self._copies_left = self.copies

@@ -166,9 +166,12 @@ class Composer:
 
     def _new_bytes_at(self) -> float:
         delivery = self._connection.delivery
-        # Nothing is gained by waiting where a datagram is full, or bytes are known to be lost.
+        # Nothing is gained by waiting where a datagram is full, bytes are known to be lost, or a log
+        # has ended: what could it be merged with?
         if delivery.has_lost or delivery.unsent >= FULL:
             return 0.0
+        if delivery.has_end:
+            return 0.0 if delivery.window >= FULL else self._connection.cadence.end_at()
         return self._connection.cadence.new_bytes_at()
 
     def _fits_window(self) -> bool:
@@ -210,15 +213,19 @@ class Composer:
 
     def _frames_about_connection(self, now: float) -> list[list[object]]:
         connection = self._connection
-        frames: list[list[object]] = []
-        if not connection.is_client and not connection.protection.is_confirmed:
-            group = connection.group
-            frames.append([WELCOME, group.max_streams, group.next_id])
+        frames = self._welcome()
         if connection.acks.is_owed:
             delivery = connection.delivery
             entries = delivery.ack_entries()
             frames.append(connection.acks.take_frame(entries, delivery.connection_limit, now=now))
         return frames
+
+    def _welcome(self) -> list[list[object]]:
+        """The server's terms, in each REPLY: any of them may be the first to arrive."""
+        connection = self._connection
+        if connection.is_client or connection.protection.is_confirmed:
+            return []
+        return [[WELCOME, connection.group.max_streams, connection.group.next_id]]
 
     def _take_controls(self, frames: list[list[object]], room: int) -> list[Frame]:
         """Move waiting control frames into the datagram, as many as fit."""
@@ -300,7 +307,8 @@ class Composer:
             size = connection.protection.overhead + MIN_ROOM
             if path is None and not connection.is_client or path is not None and not path.can_send(size):
                 continue
-            datagram = self._seal(encode_frames([encode_frame(frame)]), 0, ack_now=False, now=now)
+            frames = [*self._welcome(), encode_frame(frame)]
+            datagram = self._seal(encode_frames(frames), 0, ack_now=False, now=now)
             if path is not None:
                 path.sent += len(datagram)
             out.append((datagram, address))
@@ -314,7 +322,7 @@ class Composer:
         self._close_due = False
         if self.packet_number > MAX_PACKET_NUMBER:
             return []
-        frames = self._frames_about_connection(now)[:1] if not connection.protection.is_confirmed else []
-        datagram = self._seal(encode_frames([*frames, encode_frame(closing)]), 0, ack_now=False, now=now)
+        frames = [*self._welcome(), encode_frame(closing)]
+        datagram = self._seal(encode_frames(frames), 0, ack_now=False, now=now)
         connection.paths.active.sent += len(datagram)
         return [(datagram, connection.paths.active.address)]

@@ -34,7 +34,7 @@ class Delivery:
 
     __slots__ = (
         "_acks", "_consumed_before", "_credit_limit", "_credit_used", "_events", "_limits", "_received",
-        "_receive_limit", "_seen_consumed", "_seen_stops", "active", "controls", "group", "has_lost", "has_new",
+        "_receive_limit", "_seen_consumed", "_seen_stops", "active", "controls", "group", "has_end", "has_lost", "has_new",
         "is_blocked", "is_muted", "oldest_carried_at", "sends", "unsent", "window",
     )  # fmt: skip
 
@@ -63,6 +63,8 @@ class Delivery:
         self.window = 0
         """Bytes, with room for frames around them, of all that is unacknowledged or unsent."""
         self.has_lost = False
+        self.has_end = False
+        """Whether the end of a log waits to be sent."""
         self.has_new = False
         """Whether there are bytes to send that nothing carries now."""
         self.is_blocked = False
@@ -210,7 +212,7 @@ class Delivery:
                 is_blocked |= sent >= stop
             if stop > sent:
                 unsent += stop - sent
-                has_end |= sent >= log.end
+                has_end |= stop > log.end
             if sent > acked and (oldest_at is None or send.carried_at < oldest_at):
                 oldest_at = send.carried_at
             if stop > acked:
@@ -221,6 +223,7 @@ class Delivery:
             unsent = credit
         self.unsent = unsent
         self.has_lost = has_lost
+        self.has_end = has_end
         self.has_new = (unsent > 0 or has_lost or has_end) and not self.is_muted
         self.is_blocked = is_blocked and unsent <= 0
         self.window = window
@@ -262,7 +265,7 @@ class Delivery:
         if start > send.acked or stop != send.log.stop:
             return False
         self.unsent = 0
-        self.has_new = False
+        self.has_new = self.has_end = False
         self.oldest_carried_at = now
         return True
 

@@ -107,18 +107,20 @@ class Dialer:
     def use_ticket(self, ticket: Ticket, remote: Hashable | None = None, *, now: float) -> None:
         """Go on with a new first-use ticket after `TicketNeeded` or after the connection has ended.
 
-        Streams that the server has never heard of are sent again; the others were interrupted.
+        Streams that the server has never heard of are sent again; the others are interrupted.
         """
         if remote is not None:
             self._remote = remote
+        self._interrupt()
         self._resumption = None
         self._attempt = None
         self._leaves_at = None
         previous = self.connection
+        gave_up = previous.ended is not None and previous.ended.by == "silence"
         previous.drop(now=now)
         previous.events.clear()
         self.connection = self._connect(ticket, now)
-        if self.group.has_open:
+        if self.group.has_open and not gave_up:
             self.connection.silence.inherit(previous.silence)
         for stream in self.group.streams.values():
             if stream.is_open:

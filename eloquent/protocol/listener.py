@@ -308,7 +308,10 @@ class Listener:
         group = connection.group
         if self._owners.get(group) is connection:
             del self._owners[group]
-            self._store.detach(group, now=now - GRACE if event.by == "silence" else now)
+            self._store.detach(group, now=now)
+            if event.by == "silence":
+                # The grace period ran while the client was silent.
+                self._abandon(group)
 
     def _sweep(self, now: float) -> None:
         """Let go what is over."""

@@ -13,6 +13,7 @@ from eloquent.errors import StreamStopped, UsageError
 from eloquent.protocol.cadence import GapEstimator
 from eloquent.protocol.log import Log
 from eloquent.protocol.receive import IncomingLog
+from eloquent.protocol.wire import ResetCode
 
 MAX_STREAMS = 100
 """Streams that a connection may have open at once, unless the server says otherwise."""
@@ -88,6 +89,9 @@ class Stream:
         if self.stop_wanted:
             self.stop_wanted = False
             self.read()  # The peer's credit for bytes that it no longer sends.
+            if self.incoming.reset_code is None:
+                # protocol 2: a stopped answer never reports complete, also where FIN crossed STOP.
+                self.incoming.reset_code = ResetCode.STOPPED
         self.incoming.check_end()
 
 

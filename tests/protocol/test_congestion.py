@@ -1,6 +1,7 @@
 """Safe for the network: the window in bytes, the delay signal, the circuit breaker."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,9 @@ from hypothesis import strategies as st
 
 from eloquent.protocol.congestion import (
     BREAKER_PAUSE,
+    HOLD,
     INITIAL_WINDOW,
+    STANDING_SAMPLES,
     CircuitBreaker,
     CongestionWindow,
     DelaySignal,
@@ -133,63 +136,94 @@ def test_the_window_stays_between_its_bounds(steps: list[tuple[int, int, bool]])
         assert 0 <= congestion.loss_rate <= 1
 
 
-def slowed(*samples: tuple[float, float], base: float = 0.02) -> DelaySignal:
-    """The signal after RTT samples as (time, RTT); the smoothed RTT is 100 ms."""
+EMPTY, FULL = 0.05, 0.3
+"""RTTs in seconds of a path without a queue and with one."""
+
+
+def after(*samples: tuple[float, float], base: float = 0.02) -> DelaySignal:
+    """The signal after RTTs as (time, RTT), each seen as often as a standing queue needs."""
     signal = DelaySignal(base)
     for at, rtt in samples:
-        signal.on_rtt(rtt, 0.1, now=at)
+        for repetition in range(STANDING_SAMPLES):
+            signal.on_rtt(rtt, 0.1, now=at + repetition / 1000)
     return signal
 
 
+def changes(signal: DelaySignal, rtt: float, *, start: float, seconds: float) -> list[tuple[float, float]]:
+    """When the interval changed and to what, with a sample every 10 ms."""
+    found = []
+    for step in range(round(100 * seconds)):
+        now, before = start + step / 100, signal.interval
+        signal.on_rtt(rtt, 0.1, now=now)
+        if signal.interval != before:
+            found.append((now, signal.interval))
+    return found
+
+
+def is_spaced(found: list[tuple[float, float]], least: float) -> bool:
+    return all(later[0] - sooner[0] >= least - 1e-9 for sooner, later in pairwise(found))
+
+
 def test_a_queue_is_what_exceeds_the_minimum() -> None:
-    assert slowed((0.0, 0.05), (1.0, 0.09)).queue_delay == pytest.approx(0.04)
+    assert after((0.0, 0.05), (1.0, 0.09)).queue_delay == pytest.approx(0.04)
 
 
 def test_the_minimum_is_that_of_10_seconds() -> None:
-    assert slowed((0.0, 0.05), (9.9, 0.09)).queue_delay == pytest.approx(0.04)
+    assert after((0.0, 0.05), (9.9, 0.09)).queue_delay == pytest.approx(0.04)
     # protocol 5: RTT sample minus the minimum over 10 s
-    assert slowed((0.0, 0.05), (10.1, 0.09)).queue_delay == 0
-    assert slowed((0.0, 0.05), (5.0, 0.07), (10.1, 0.09)).queue_delay == pytest.approx(0.02)
+    assert after((0.0, 0.05), (10.1, 0.09)).queue_delay == 0
+    assert after((0.0, 0.05), (5.0, 0.07), (10.1, 0.09)).queue_delay == pytest.approx(0.02)
+
+
+def test_jitter_is_no_queue() -> None:
+    signal = after((0.0, EMPTY))
+    for step in range(100):
+        signal.on_rtt(EMPTY if step % 2 else FULL, 0.1, now=1 + step / 10)
+    assert signal.queue_delay == 0
+    assert signal.interval == 0.02
 
 
 def test_up_to_100_ms_of_queue_change_nothing() -> None:
-    assert slowed((0.0, 0.05), (1.0, 0.149)).interval == 0.02
+    assert after((0.0, 0.05), (1.0, 0.149)).interval == 0.02
     # protocol 5: while the queueing delay exceeds max(100 ms, half the minimum RTT)
-    assert slowed((0.0, 0.05), (1.0, 0.151)).interval == 0.04
-    assert slowed((0.0, 0.6), (1.0, 0.89)).interval == 0.02
-    assert slowed((0.0, 0.6), (1.0, 0.91)).interval == 0.04
+    assert after((0.0, 0.05), (1.0, 0.151)).interval == 0.04
+    assert after((0.0, 0.6), (1.0, 0.89)).interval == 0.02
+    assert after((0.0, 0.6), (1.0, 0.91)).interval == 0.04
 
 
 def test_the_interval_doubles_once_per_rtt_up_to_200_ms() -> None:
-    signal = slowed((0.0, 0.05), (1.0, 0.3), (1.05, 0.3))
-    assert signal.interval == 0.04
-    intervals = []
-    for step in range(1, 6):
-        signal.on_rtt(0.3, 0.1, now=1.0 + 0.11 * step)
-        intervals.append(signal.interval)
-    assert intervals == [0.08, 0.16, 0.2, 0.2, 0.2]
+    found = changes(after((0.0, EMPTY)), FULL, start=1.0, seconds=5.0)
+    # protocol 5: doubles, at most once per RTT and up to 200 ms
+    assert [interval for _, interval in found] == [0.04, 0.08, 0.16, 0.2]
+    assert is_spaced(found, EMPTY)
 
 
 def test_the_interval_halves_when_the_queue_is_gone() -> None:
-    signal = slowed((0.0, 0.05), (1.0, 0.3), (1.2, 0.3), (1.4, 0.3))
+    signal = after((0.0, EMPTY), (1.0, FULL), (1.1, FULL), (1.2, FULL))
     assert signal.interval == 0.16
-    signal.on_rtt(0.09, 0.1, now=1.6)  # what is left of the queue may stay as it is
-    assert signal.interval == 0.16
-    intervals = []
-    for step in range(5):
-        signal.on_rtt(0.05, 0.1, now=1.8 + 0.2 * step)
-        intervals.append(signal.interval)
-    assert intervals == [0.08, 0.04, 0.02, 0.02, 0.02]
+    # What is left of a queue keeps the interval as it is.
+    assert changes(signal, EMPTY + 0.09, start=1.3, seconds=1.0) == []
+    found = changes(signal, EMPTY, start=2.3, seconds=40.0)
+    assert [interval for _, interval in found] == [0.08, 0.04, 0.02]
+    assert is_spaced(found, 0.1)
+    # An interval that made a queue is not tried again at once.
+    assert found[-1][0] >= 1.0 + HOLD
 
 
-def test_without_coalescing_the_interval_starts_at_10_ms_and_returns_to_none() -> None:
-    signal = slowed((0.0, 0.05), (1.0, 0.3), base=0.0)
+def test_without_coalescing_the_interval_begins_at_10_ms() -> None:
+    signal = after((0.0, EMPTY), (1.0, FULL), base=0.0)
     # protocol 5: the coalescing interval (at least 10 ms) doubles
     assert signal.interval == 0.02
-    signal.on_rtt(0.05, 0.1, now=1.2)
-    assert signal.interval == 0.01
-    signal.on_rtt(0.05, 0.1, now=1.4)
-    assert signal.interval == 0
+    changes(signal, EMPTY, start=1.1, seconds=40.0)
+    assert signal.interval < 0.01
+
+
+def test_a_link_that_has_never_answered_counts_as_queued() -> None:
+    signal = DelaySignal(0.02)
+    signal.on_no_answer(0.29, 0.2, now=0.29)
+    assert signal.interval == 0.02
+    signal.on_no_answer(0.31, 0.2, now=0.31)
+    assert signal.interval == 0.04
 
 
 @given(
@@ -203,7 +237,8 @@ def test_the_interval_stays_between_its_bounds(steps: list[tuple[float, float]],
         now += wait
         seen.append((now, rtt))
         signal.on_rtt(rtt, 0.1, now=now)
-        assert signal.queue_delay == rtt - min(sample for at, sample in seen if at >= now - 10)
+        minimum = min(sample for at, sample in seen if at >= now - 10)
+        assert signal.queue_delay == min(sample for _, sample in seen[-STANDING_SAMPLES:]) - minimum
         assert base <= signal.interval <= max(base, 0.2)
 
 
