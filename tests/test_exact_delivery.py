@@ -17,6 +17,21 @@ def test_every_stream_arrives_over_every_profile(profile: str) -> None:
         assert record.bytes > 0
 
 
+@pytest.mark.parametrize(
+    ("profile", "seed"),
+    [
+        # An acknowledgment that the amplification limit forbids must not be due again at once.
+        ("satellite", 59),
+        ("satellite", 64),
+        # Answers to challenges, which come from both sockets, must not move the path to and fro.
+        ("2g-urban", 61),
+        ("edge-average", 6),
+    ],
+)
+def test_what_once_went_wrong(profile: str, seed: int) -> None:
+    assert run_exact(ExactPlan(profile, seed)).faults == []
+
+
 @pytest.mark.slow
 def test_two_thousand_streams_arrive() -> None:
     plans = plans_for(2000, scenario_names())

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from eloquent.protocol.delivery import Delivery
+from eloquent.protocol.delivery import FRAME_OVERHEAD, Delivery
 from eloquent.protocol.path import Address
-from eloquent.protocol.recovery import SentPacket
+from eloquent.protocol.recovery import MAX_ACK_DELAY, SentPacket
 from eloquent.protocol.send import Carried
 from eloquent.protocol.wire import (
     MAX_DATAGRAM,
@@ -35,6 +35,10 @@ MIN_ROOM = 64
 
 FULL = 1024
 """Unsent bytes that are worth a datagram of their own: about what fits beside headers and frames."""
+
+REACH_SHARE = 0.85
+"""Of the congestion window that redundancy plans with where it has to choose: 400 tok/s, RTT 600 ms and
+5 % loss had p99 357, 273 and 441 ms with 1, 0.85 and 0.7."""
 
 ARRAY_SLACK = 4
 """Bytes by which the array around the frames may grow when frames are added."""
@@ -117,6 +121,9 @@ class Composer:
                 self._refresh(now)
             elif not self._is_due(now):
                 break
+        if connection.ended is not None:
+            # The packet numbers were used up by what was just built.
+            out += self._close_datagrams(now)
         return out
 
     def _refresh(self, now: float) -> None:
@@ -180,8 +187,25 @@ class Composer:
         if not recovery.bytes_in_flight:
             return True
         overhead = connection.protection.overhead
-        size = min(MAX_DATAGRAM, overhead + connection.delivery.window)
+        size = overhead + min(connection.delivery.window, self._text_room(MAX_DATAGRAM - overhead))
         return recovery.bytes_in_flight + size <= recovery.congestion.window
+
+    def _text_room(self, room: int) -> int:
+        """Bytes of text to put into a datagram that has room for so many.
+
+        A window that fits goes whole. One that does not could only be repeated in part anyway: then
+        reach back as far as the congestion window affords at this cadence. Full datagrams would
+        wait for the window instead: at 400 tok/s, RTT 600 ms and 5 % loss p99 was 487 ms.
+        """
+        connection = self._connection
+        delivery = connection.delivery
+        if delivery.window <= room or delivery.has_lost or delivery.unsent >= FULL:
+            return room
+        recovery = connection.recovery
+        flight_time = recovery.rtt.smoothed + MAX_ACK_DELAY
+        affordable = REACH_SHARE * recovery.congestion.window * connection.cadence.interval / flight_time
+        reach = int(affordable) - connection.protection.overhead
+        return min(room, max(reach, delivery.unsent + FRAME_OVERHEAD))
 
     def _build(self, reason: Reason | None, now: float) -> bytes | None:
         connection = self._connection
@@ -189,14 +213,17 @@ class Composer:
         path = connection.paths.active
         if not path.is_validated:
             room = min(room, path.budget - connection.protection.overhead)
-        frames = self._frames_about_connection(now)
+        frames = self._frames_about_connection(room, now)
         controls: list[Frame] = []
         if self.controls or connection.delivery.controls:
             controls = self._take_controls(frames, room)
         carried: list[Carried] = []
         if reason is not None:
             used = len(encode_frames(frames)) if frames else 1
-            carried = self._choose(frames, room - used - ARRAY_SLACK, reason)
+            text_room = room - used - ARRAY_SLACK
+            if reason is not Reason.PROBE:
+                text_room = self._text_room(text_room)
+            carried = self._choose(frames, text_room, reason)
         asks = self.wants_ping or (self._probe and not carried and not controls)
         if asks:
             frames.append([PING])
@@ -211,12 +238,12 @@ class Composer:
             self._on_eliciting(datagram, carried, controls, reason, now)
         return datagram
 
-    def _frames_about_connection(self, now: float) -> list[list[object]]:
+    def _frames_about_connection(self, room: int, now: float) -> list[list[object]]:
         connection = self._connection
         frames = self._welcome()
         if connection.acks.is_owed:
             delivery = connection.delivery
-            entries = delivery.ack_entries()
+            entries = delivery.ack_entries(room)
             frames.append(connection.acks.take_frame(entries, delivery.connection_limit, now=now))
         return frames
 
@@ -297,7 +324,9 @@ class Composer:
         """Challenges and responses, each in a datagram of its own on its own path."""
         connection = self._connection
         paths = connection.paths
-        due: list[tuple[Address, Frame]] = [(address, PathResponse(data)) for address, data in paths.responses]
+        due: list[tuple[Address, Frame]] = [
+            (address, PathResponse(data)) for address, data in paths.responses.items()
+        ]
         paths.responses.clear()
         for address, data in paths.due_challenges(pto=connection.recovery.rtt.pto, now=now):
             due.append((address, PathChallenge(data)))

@@ -204,7 +204,7 @@ class Connection:
         at = self._slow_at
         # Written out, as it is computed for each datagram.
         deadline = self.acks.due_at
-        if deadline is not None and deadline < at:
+        if deadline is not None and deadline < at and self.composer.may_send:
             at = deadline
         deadline = self.recovery.loss_at
         if deadline is not None and deadline < at:
@@ -278,6 +278,8 @@ class Connection:
             is_eliciting = has_end = False
             for frame in frames:
                 self._on_frame(frame, address, now)
+                if self.ended is not None:
+                    return
                 kind = type(frame)
                 is_eliciting |= kind is not Ack and kind is not Close
                 has_end |= kind is Reset or (kind is Tokens and frame.length is not None)  # type: ignore[union-attr]
@@ -295,10 +297,12 @@ class Connection:
             self.events.append(self.resumed())
         if not self._was_confirmed and self.protection.is_confirmed:
             self._was_confirmed = True
-            self.delivery.is_muted = False
+            if self.delivery.is_muted:
+                self.delivery.unmute()
             self.cadence.copies = self.settings.policy.gap_fills
-            if not self.is_client:
-                # Only who got the REPLY, which went to this path, can have made a c1 datagram.
+            if not self.is_client and not self.paths.active.challenge:
+                # Only who got the REPLY, which went to this path, can have made a c1 datagram. After
+                # a move it may have gone elsewhere before: then only the challenge tells.
                 self.paths.active.is_validated = True
             self.events.append(Connected())
 
@@ -343,7 +347,7 @@ class Connection:
         elif isinstance(frame, Resume) and not self.is_client:
             self.delivery.on_resume(frame)
         elif isinstance(frame, PathChallenge):
-            self.paths.responses.append((address, frame.data))
+            self.paths.responses[address] = frame.data
         elif isinstance(frame, PathResponse):
             self.paths.on_response(frame.data)
         elif isinstance(frame, Welcome) and self.is_client:

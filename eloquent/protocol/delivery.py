@@ -25,6 +25,15 @@ from eloquent.protocol.wire import Frame, Reset, ResetCode, Resume, Stop, Tokens
 CONNECTION_WINDOW = 1024 * 1024
 """Bytes that a connection may send beyond what the application has taken (protocol 3)."""
 
+ACK_OVERHEAD = 56
+"""Bytes of a WELCOME and of an ACK without its streams, at most."""
+
+ACK_ENTRY_SIZE = 28
+"""Bytes of what an ACK says about one stream, at most: three integers of nine."""
+
+MIN_FORGOTTEN = 64
+"""Forgotten streams that are not worth clearing away; arbitrary."""
+
 FRAME_OVERHEAD = 40
 """Bytes around a stream's range, at most: of a TOKENS frame with FIN, or of one with a RESET."""
 
@@ -74,6 +83,8 @@ class Delivery:
 
     def attach(self, stream: Stream, *, start: int = 0, is_resumed: bool = False) -> SendStream:
         """Take part in a stream, sending its log from `start`."""
+        if len(self.sends) > 2 * len(self.group.streams) + MIN_FORGOTTEN:
+            self._let_go()
         send = self.sends[stream.id] = SendStream(stream.id, stream.outgoing, start=start)
         if is_resumed:
             # The peer counts from where it stands, which may be lower: always say the limit.
@@ -100,6 +111,18 @@ class Delivery:
                 self.attach(stream, start=stream.outgoing.acked, is_resumed=True)
                 self._acks.touched[stream.id] = None
 
+    def unmute(self) -> None:
+        """Begin to send: from where the peer is by now, as the old connection may have gone on."""
+        self.is_muted = False
+        for send in list(self.active):
+            send.on_offset_untrusted(send.log.acked, None)
+            self._after_ack(send)
+            stream = self.group.streams.get(send.id)
+            if stream is not None:
+                # The peer counts from its own start, which may lie beyond the limit told before.
+                stream.incoming.restart_limit()
+                self._limits.pop(send.id, None)
+
     def on_tokens_untrusted(self, frame: Tokens) -> None:
         stream = self.group.streams.get(frame.stream) or self._accept(frame.stream)
         if stream is None:
@@ -122,6 +145,9 @@ class Delivery:
 
     def on_reset_untrusted(self, frame: Reset) -> None:
         stream = self.group.streams.get(frame.stream)
+        if stream is None and frame.code != ResetCode.UNKNOWN_STREAM:
+            # A prompt that its client gave up before anything of it arrived.
+            stream = self._accept(frame.stream)
         if stream is None:
             return
         incoming = stream.incoming
@@ -140,8 +166,9 @@ class Delivery:
             if stream is None:
                 self._reset_unknown(frame.stream)
                 return
-            # A STOP that overtook its prompt: the stream exists, but nobody needs to answer it.
+            # A STOP that overtook its prompt: the stream exists, but nobody needs to answer or read it.
             self.attach(stream)
+            stream.stop()
         elif not stream.stop_received and not stream.outgoing.has_ended:
             self._events.append(StopRequested(stream))
         stream.stop_received = True
@@ -203,7 +230,7 @@ class Delivery:
         credit = self._credit_limit - self._credit_used
         unsent = window = 0
         oldest_at: float | None = None
-        is_blocked = has_lost = has_end = False
+        is_blocked = has_lost = has_end = has_lone_end = False
         for send in self.active:
             log, acked, sent = send.log, send.acked, send.sent
             stop = log.stop
@@ -213,6 +240,8 @@ class Delivery:
             if stop > sent:
                 unsent += stop - sent
                 has_end |= stop > log.end
+                # protocol 2: an end is exempt from flow control, the bytes before it are not.
+                has_lone_end |= sent >= log.end
             if sent > acked and (oldest_at is None or send.carried_at < oldest_at):
                 oldest_at = send.carried_at
             if stop > acked:
@@ -224,7 +253,7 @@ class Delivery:
         self.unsent = unsent
         self.has_lost = has_lost
         self.has_end = has_end
-        self.has_new = (unsent > 0 or has_lost or has_end) and not self.is_muted
+        self.has_new = (unsent > 0 or has_lost or has_lone_end) and not self.is_muted
         self.is_blocked = is_blocked and unsent <= 0
         self.window = window
         self.oldest_carried_at = oldest_at
@@ -286,12 +315,16 @@ class Delivery:
         self._seen_consumed = group.consumed
         return self._raise_limits()
 
-    def ack_entries(self) -> list[list[int]]:
-        """What the next ACK says about streams."""
-        entries = []
+    def ack_entries(self, room: int) -> list[list[int]]:
+        """What the next ACK, in a datagram with `room` bytes, says about streams."""
+        entries: list[list[int]] = []
+        most = (room - ACK_OVERHEAD) // ACK_ENTRY_SIZE
         for stream_id in self._acks.take_touched():
             stream = self.group.streams.get(stream_id)
             if stream is None:
+                continue
+            if len(entries) >= most:
+                self._acks.touched[stream_id] = None
                 continue
             incoming = stream.incoming
             entry = [stream_id, incoming.acked]
@@ -322,6 +355,12 @@ class Delivery:
         self.attach(stream)
         self._events.append(StreamOpened(stream))
         return stream
+
+    def _let_go(self) -> None:
+        """Drop what was sent of streams that the group no longer knows, and their logs with it."""
+        known = self.group.streams
+        self.sends = {send.id: send for send in self.sends.values() if send.id in known or not send.is_done}
+        self._limits = {number: self._limits[number] for number in self._limits if number in known}
 
     def _reset_unknown(self, stream_id: int) -> None:
         reset = Reset(stream_id, 0, ResetCode.UNKNOWN_STREAM)

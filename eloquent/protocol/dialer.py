@@ -30,7 +30,6 @@ from eloquent.protocol.streams import LogGroup, Stream
 from eloquent.protocol.ticket import Ticket
 from eloquent.protocol.wire import (
     CONNECTION_ID_SIZE,
-    CloseCode,
     Header,
     Kind,
     RefusalCode,
@@ -98,11 +97,11 @@ class Dialer:
         self._require_open()
         if remote is not None:
             self._remote = remote
-        self._is_forced = True
         if not self.connection.protection.is_confirmed or self._resumption is None:
             self._rebind(self.connection)
         else:
-            self._start_attempt(now)
+            self._is_forced = True
+            self._start_attempt(self._resumption, now)
 
     def use_ticket(self, ticket: Ticket, remote: Hashable | None = None, *, now: float) -> None:
         """Go on with a new first-use ticket after `TicketNeeded` or after the connection has ended.
@@ -112,16 +111,12 @@ class Dialer:
         if remote is not None:
             self._remote = remote
         self._interrupt()
-        self._resumption = None
-        self._attempt = None
-        self._leaves_at = None
-        previous = self.connection
-        gave_up = previous.ended is not None and previous.ended.by == "silence"
-        previous.drop(now=now)
-        previous.events.clear()
+        self._resumption = self._attempt = None
+        self._retry_at = self._leaves_at = None
+        self._is_forced = self._has_rebound = False
+        self.connection.drop(now=now)
+        # The silence clock starts anew: a refusal is an answer too.
         self.connection = self._connect(ticket, now)
-        if self.group.has_open and not gave_up:
-            self.connection.silence.inherit(previous.silence)
         for stream in self.group.streams.values():
             if stream.is_open:
                 self.connection.attach(stream)
@@ -209,14 +204,14 @@ class Dialer:
             self._on_refused(connection, data, now)
         elif not connection.receive(header, data, address, now=now):
             self.dropped += 1
-        elif connection is self.connection and self._attempt is not None and not self._is_forced:
+        elif connection is self.connection and not self._is_forced:
             # The old path answers again: there is nothing to resume.
-            self._attempt = None
+            self._attempt = self._retry_at = None
 
     def _on_refused(self, connection: Connection, data: bytes, now: float) -> None:
         protection = connection.protection
         code = protection.open_refusal_untrusted(data) if isinstance(protection, ClientProtection) else None
-        if code is None:
+        if code is None or connection.ended is not None:
             self.dropped += 1
             return
         if connection is self._attempt:
@@ -257,26 +252,25 @@ class Dialer:
 
     def _resume(self, now: float) -> None:
         self._retry_at = None
-        if self.connection.protection.is_confirmed:
-            self._start_attempt(now)
-        else:
+        if not self.connection.protection.is_confirmed:
             self._has_rebound = True
             self._rebind(self.connection)
+        elif self._resumption is not None:
+            self._start_attempt(self._resumption, now)
 
     def _rebind(self, connection: Connection) -> None:
         """Send from a new socket, with the same keys and packet numbers."""
         connection.paths.active = Path(self._next_address(), is_validated=True)
         connection.composer.wants_ping = True
 
-    def _start_attempt(self, now: float) -> None:
-        if self._resumption is None:
-            raise UsageError("no resumption ticket has come yet")
-        attempt = self._connect(self._resumption, now)
+    def _start_attempt(self, ticket: Ticket, now: float) -> None:
+        attempt = self._connect(ticket, now)
         attempt.delivery.is_muted = True
         attempt.delivery.resume()
         attempt.composer.wants_ping = True
         attempt.silence.inherit(self.connection.silence)
         self._attempt = attempt
+        self._retry_at = None
 
     def _collect(self, now: float) -> None:
         """Take the connections' events; some of them change which connection is in use."""
@@ -288,20 +282,17 @@ class Dialer:
     def _on_event(self, connection: Connection, event: Event, now: float) -> None:
         if isinstance(event, TicketReceived):
             self._on_ticket(event)
-        elif connection is not self._attempt:
-            if isinstance(event, ConnectionEnded) and self._survives(event):
-                return
+        elif connection is self.connection:
+            if isinstance(event, ConnectionEnded):
+                # The server has not seen an attempt under way as confirmed: that takes our `c1`.
+                self._attempt = None
             self._events.append(event)
-        elif isinstance(event, Connected):
-            self._take_over(connection, now)
-        elif isinstance(event, ConnectionEnded):
-            self._attempt = None
-        else:
-            self._events.append(event)
-
-    def _survives(self, event: ConnectionEnded) -> bool:
-        """Whether an attempt, which the server may already have confirmed, goes on alone."""
-        return self._attempt is not None and event.code == CloseCode.SUPERSEDED
+        elif connection is self._attempt:
+            if isinstance(event, Connected):
+                self._take_over(connection, now)
+            elif isinstance(event, ConnectionEnded):
+                self._attempt = None
+                self._is_forced = False
 
     def _take_over(self, attempt: Connection, now: float) -> None:
         previous = self.connection

@@ -236,6 +236,7 @@ class Listener:
         now: float,
     ) -> None:
         self._admission.record(ticket, now=now)
+        self._sweep_at = self._sweep_at or now + SWEEP_INTERVAL
         connection_id = self._draw_connection_id()
         share = KeyShare(self._entropy(32))
         protection = ServerProtection(ticket, first, share, connection_id, now=now)
@@ -254,7 +255,6 @@ class Listener:
         self._unconfirmed[connection] = ticket
         if is_new:
             self._owners[group] = connection
-        self._sweep_at = self._sweep_at or now + SWEEP_INTERVAL
         self._deliver(connection, header, data, address, now)
 
     def _draw_connection_id(self) -> bytes:
@@ -277,8 +277,9 @@ class Listener:
             if isinstance(event, Connected):
                 self._on_connected(connection, now)
             elif isinstance(event, ConnectionEnded):
+                was_owner = self._owners.get(group) is connection
                 self._on_ended(connection, event, now)
-                if self._owners.get(group, connection) is not connection:
+                if not was_owner:
                     continue
             self._events.append((group, event))
 
@@ -296,6 +297,7 @@ class Listener:
             self._dirty[owner] = None
         connection.delivery.take_over()
         self._owners[group] = connection
+        self._store.add(group)  # It may have expired while the client was on its way.
         self._store.retain(group)
         ticket = self._issuer.issue_resumption(
             group.id, group.claims, RESUMPTION_LIFETIME, wall_now=now + self.wall_offset

@@ -86,8 +86,8 @@ class Paths:
         self._entropy = entropy
         self.active = Path(address, is_validated=is_validated)
         self.previous: Path | None = None
-        self.responses: list[tuple[Address, bytes]] = []
-        """Challenges to answer, each on the path on which it came."""
+        self.responses: dict[Address, bytes] = {}
+        """The newest challenge from each address, to be answered there; a flood gets one answer."""
 
     def on_received(self, address: Address, size: int) -> None:
         for path in (self.active, self.previous):
@@ -100,9 +100,11 @@ class Paths:
         known = self.previous
         if known is not None and known.address == address:
             # It was only away: a validated path needs no proof.
-            self.active, self.previous = known, None if old.challenge else old
+            known.end_challenge()
+            self.active, self.previous = known, None
             return
-        bonus = REBINDING_BUDGET if is_port_change(old.address, address) else 0
+        # A host that has proved nothing could be anybody: each further port would be worth a bonus.
+        bonus = REBINDING_BUDGET if old.is_validated and is_port_change(old.address, address) else 0
         self.active = Path(address, is_validated=False, bonus=bonus)
         self.active.received = size
         self.previous = old if old.is_validated else known

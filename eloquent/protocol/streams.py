@@ -170,7 +170,7 @@ class LogGroup:
         """
         if stream_id < self.next_id and stream_id not in self.unopened:
             return None
-        if stream_id >= self.next_id and len(self.unopened) + stream_id - self.next_id >= self.max_streams:
+        if stream_id >= self.next_id + self.max_streams:
             return None
         # The client may have seen an end before we know that it has: such a stream counts half.
         if self.running_count >= self.max_streams or self.open_count >= 2 * self.max_streams:
@@ -178,6 +178,9 @@ class LogGroup:
         self._forget_oldest()
         self.unopened.discard(stream_id)
         self.unopened.update(range(self.next_id, stream_id))
+        if len(self.unopened) > self.max_streams:
+            # Ids that a client left out for good: an honest one never has as many under way.
+            self.unopened.difference_update(sorted(self.unopened)[: -self.max_streams])
         self.next_id = max(self.next_id, stream_id + 1)
         stream = Stream(stream_id, self)
         self.streams[stream_id] = stream
