@@ -101,7 +101,7 @@ async def _entry(entry: str, bound_port: int) -> dict[int, Address]:
     port = int(match["port"] or bound_port) if match else 0
     if match is None or not 0 < port < 65536:
         raise ConfigurationError(
-            f'cannot advertise {entry!r}: "host:port" or "[IPv6 address]:port" is expected, or several with commas'
+            f'cannot advertise {entry!r}: "host:port" or "[IPv6 address]:port" is expected'
         )
     found = await _look_up(match["literal"] or match["name"], port)
     result: dict[int, Address] = {}
@@ -127,7 +127,7 @@ async def remotes_of(ticket: Ticket) -> list[Remote]:
             continue
         remotes.append(Remote(*found[0]))
     if not remotes:
-        raise ConnectError("; ".join(failures) or "the ticket names no server: a resumption ticket cannot start")
+        raise ConnectError("; ".join(failures) or "the ticket names no server")
     return remotes
 
 

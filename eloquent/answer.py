@@ -108,7 +108,7 @@ async def run_handler(handler: Handler, stream: ServerStream) -> None:
         await result
     else:
         raise ConfigurationError(
-            f"the handler returned {type(result).__name__}: it must be an async function, with or without `yield`"
+            f"the handler returned {type(result).__name__}: it must be async, with or without yield"
         )
 
 

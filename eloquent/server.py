@@ -34,7 +34,6 @@ from eloquent.protocol.events import (
 from eloquent.protocol.listener import Listener, LogStore
 from eloquent.protocol.streams import LogGroup, Stream
 from eloquent.protocol.ticket import Address, KeyRing, TicketIssuer
-from eloquent.protocol.wire import ResetCode
 from eloquent.store import MemoryStore
 
 logger = logging.getLogger(__name__)
@@ -85,7 +84,12 @@ def serve(
     """
     _check_arguments(handler, host, port, advertise, settings, limits, clock_skew_s, on_abort)
     make_issuer = partial(
-        TicketIssuer, _key_ring(keys), worker=worker, lifetime_s=ticket_lifetime_s, aead=aead, entropy=os.urandom
+        TicketIssuer,
+        _key_ring(keys),
+        worker=worker,
+        lifetime_s=ticket_lifetime_s,
+        aead=aead,
+        entropy=os.urandom,
     )
     make_issuer()  # Its arguments are checked now rather than at the start.
     make_listener = partial(
@@ -174,8 +178,8 @@ class Server:
         if not self._is_reachable:
             example = format_address("chat.example.com", self._address[1])
             raise ConfigurationError(
-                f"the server listens on all addresses ({self._address[0]}), and a ticket has to name one that "
-                f'clients can reach: serve(..., advertise="{example}")'
+                f"the server listens on all addresses ({self._address[0]}), and a ticket must name one "
+                f'that clients can reach: serve(..., advertise="{example}")'
             )
         return tickets.issue(claims, wall_now=time.time()).encode()
 
@@ -339,7 +343,9 @@ def _check_arguments(
     _check(callable(handler), f"the handler must be an async function, not {type(handler).__name__}")
     _check(isinstance(host, str) and host != "", f"the host must be a name or an IP address, not {host!r}")
     _check(type(port) is int and 0 <= port < 65536, f"the port must be within 0..65535, not {port!r}")
-    _check(advertise is None or isinstance(advertise, str), f'advertise must be "host:port", not {advertise!r}')
+    _check(
+        advertise is None or isinstance(advertise, str), f'advertise must be "host:port", not {advertise!r}'
+    )
     _check(isinstance(settings, Settings), f"settings must be Settings, not {type(settings).__name__}")
     _check(isinstance(limits, Limits), f"limits must be Limits, not {type(limits).__name__}")
     _check(on_abort is None or callable(on_abort), f"on_abort must be a function, not {on_abort!r}")

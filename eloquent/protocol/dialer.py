@@ -92,6 +92,11 @@ class Dialer:
         if not stream.is_open:
             self.group.forget(stream.id)
 
+    def ping(self) -> None:
+        """Ask the server for a word: it makes the connection where there is nothing else to send."""
+        self._require_open()
+        self.connection.composer.wants_ping = True
+
     def network_changed(self, remote: Hashable | None = None, *, now: float) -> None:
         """The device has another network (or the server another address): go on from a new socket."""
         self._require_open()

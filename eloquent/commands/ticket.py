@@ -1,0 +1,20 @@
+"""`eloquent ticket`: a ticket for a client on another machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from eloquent.commands.options import ticket_options, ticket_maker
+from eloquent.protocol.ticket import Address
+
+
+@click.command("ticket")
+@ticket_options
+def command(server: Address, key_path: Path | None, worker: int) -> None:
+    """Print a ticket, which works once, within 60 seconds, for `eloquent chat --ticket`.
+
+    Whoever has it can use the server: send it over a private channel, such as ssh.
+    """
+    click.echo(ticket_maker(server, key_path, worker)().encode())
