@@ -161,7 +161,10 @@ class Connection:
         return Reply(self, encode_prompt(prompt), is_whole=True)
 
     def open(self) -> Reply:
-        """Begin a prompt that grows: `await reply.send(...)`, then `reply.finish()`."""
+        """Begin a prompt that grows: `await reply.send(...)`, then `reply.finish()`.
+
+        The server hears of it with the first `send`.
+        """
         return Reply(self, b"", is_whole=False)
 
     def network_changed(self) -> None:

@@ -200,6 +200,9 @@ class Server:
         try:
             await self._finish_answers(grace_s)
             await self._cancel_answers()
+            # Read what has come until now: a client in the same process has often just left.
+            for _ in range(2):
+                await asyncio.sleep(0)
         finally:
             # Also when the grace is cut short by a cancellation.
             for task in (*self._handlers.values(), *self._hooks):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from netem.experiments import exact, outages, rates, simulate, slow, upload
+from netem.experiments import cost, demo, exact, outages, rates, simulate, slow, upload
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -12,7 +12,7 @@ def main() -> None:
     """Bad networks, and what they do to a token stream."""
 
 
-for module in (simulate, outages, upload, rates, slow, exact):
+for module in (demo, simulate, outages, upload, rates, slow, exact, cost):
     main.add_command(module.command)
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ class Pair:
         self.client_events: list[Event] = []
         self.ports: dict[int, int] = {}
         self.next_port = 40_000
+        self.host = CLIENT_HOST
         self.on_server_event: Callable[[Event], None] = lambda event: None
         self.on_client_event: Callable[[Event], None] = lambda event: None
 
@@ -105,11 +106,12 @@ class Pair:
         if socket not in self.ports:
             self.ports[socket] = self.next_port
             self.next_port += 1
-        return CLIENT_HOST, self.ports[socket]
+        return self.host, self.ports[socket]
 
-    def rebind(self) -> None:
-        """The NAT forgets its mappings."""
+    def rebind(self, host: str = CLIENT_HOST) -> None:
+        """The NAT forgets its mappings, and may have another address from now on."""
         self.ports.clear()
+        self.host = host
 
     def drain(self) -> None:
         """Collect what both sides want to send and say."""
@@ -133,7 +135,7 @@ class Pair:
 
     def to_client(self, data: bytes, destination: tuple[str, int]) -> None:
         for socket, port in self.ports.items():
-            if destination == (CLIENT_HOST, port):
+            if destination == (self.host, port):
                 self.dialer.receive_datagram(data, (socket, SERVER), now=self.now)
                 break
         self.drain()

@@ -23,24 +23,18 @@ DEFAULT_SERVER = ("127.0.0.1", 4433)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class ServerAddress(click.ParamType[Address]):
+def server_address(value: str | Address) -> Address:
     """`host`, `host:port` or `[IPv6 address]:port`, as a host and a port."""
-
-    name = "host:port"
-
-    def convert(
-        self, value: str | Address, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Address:
-        if isinstance(value, tuple):
-            return value
-        try:
-            parts = urlsplit(f"//{value}")
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port = None, None
-        if not host or parts.netloc != value or "@" in value or port == 0:
-            self.fail(f"{value!r} is not host:port, such as 127.0.0.1:4433 or [::1]:4433", param, ctx)
-        return host, DEFAULT_SERVER[1] if port is None else port
+    if isinstance(value, tuple):
+        return value
+    try:
+        parts = urlsplit(f"//{value}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or port == 0 or not set(value).isdisjoint("/?#@"):
+        raise click.BadParameter(f"{value!r} is not host:port, such as 127.0.0.1:4433 or [::1]:4433")
+    return host, DEFAULT_SERVER[1] if port is None else port
 
 
 keys_option = click.option(
@@ -61,9 +55,9 @@ worker_option = click.option(
 
 _server_option = click.option(
     "--server",
-    type=ServerAddress(),
-    default=format_address(*DEFAULT_SERVER),
-    show_default=True,
+    type=server_address,
+    default=DEFAULT_SERVER,
+    show_default=format_address(*DEFAULT_SERVER),
     metavar="HOST:PORT",
     help="Where the server is reached.",
 )

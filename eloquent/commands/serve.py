@@ -44,12 +44,39 @@ class Place:
 @click.command("serve")
 @click.argument("file", required=False, metavar="[FILE|-]")
 @click.option("--host", default="127.0.0.1", show_default=True, help='Address; "::" is all, IPv4 as well.')
-@click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_SERVER[1], show_default=True, help="UDP port; 0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_SERVER[1],
+    show_default=True,
+    help="UDP port; 0 takes a free one.",
+)
 @click.option("--advertise", metavar="HOST:PORT", help="Under which address clients reach the server.")
-@click.option("--rate", type=float, default=40.0, show_default=True, help="Tokens per second, pauses not counted.")
-@click.option("--jitter", type=float, default=0.0, show_default=True, help="Sigma of a lognormal factor on each gap between tokens.")
-@click.option("--pause-probability", type=float, default=0.0, show_default=True, help="Share of tokens after which the model thinks.")
-@click.option("--pause-seconds", type=float, nargs=2, default=(0.2, 1.2), show_default=True, help="Shortest and longest such pause.")
+@click.option(
+    "--rate", type=float, default=40.0, show_default=True, help="Tokens per second, pauses not counted."
+)
+@click.option(
+    "--jitter",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Sigma of a lognormal factor on each gap between tokens.",
+)
+@click.option(
+    "--pause-probability",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Share of tokens after which the model thinks.",
+)
+@click.option(
+    "--pause-seconds",
+    type=float,
+    nargs=2,
+    default=(0.2, 1.2),
+    show_default=True,
+    help="Shortest and longest such pause.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of jitter and pauses.")
 @keys_option
 @worker_option

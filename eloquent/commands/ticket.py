@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from eloquent.commands.options import ticket_options, ticket_maker
+from eloquent.commands.options import ticket_maker, ticket_options
 from eloquent.protocol.ticket import Address
 
 

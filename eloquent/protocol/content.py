@@ -156,7 +156,6 @@ def _pack(value: object) -> bytes:
     try:
         packed: bytes = _packer.pack(value)
     except (TypeError, ValueError, OverflowError) as error:
-        _packer.reset()
         raise ConfigurationError(f"cannot be encoded as MessagePack: {error}") from None
     return packed
 

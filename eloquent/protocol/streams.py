@@ -168,6 +168,9 @@ class LogGroup:
 
         None where the id is no longer known or too many are open: the answer to that is a RESET.
         """
+        if not self.next_id:
+            # A client whose logs this server does not know goes on with its ids.
+            self.next_id = max(stream_id - self.max_streams + 1, 0)
         if stream_id < self.next_id and stream_id not in self.unopened:
             return None
         if stream_id >= self.next_id + self.max_streams:

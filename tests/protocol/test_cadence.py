@@ -51,9 +51,9 @@ def test_a_copy_waits_between_10_and_60_ms(gap: float, delay: float) -> None:
 
 
 def test_the_pause_between_two_answers_is_no_gap() -> None:
-    estimator = with_gaps(*[0.02] * 20)
+    estimator = with_gaps(*[0.02] * 5)
     estimator.restart()
-    for step in range(20):
+    for step in range(6):
         estimator.on_token(now=1000 + step * 0.02)
     assert estimator.fill_delay == pytest.approx(0.022)
 

@@ -325,6 +325,13 @@ def test_a_lost_range_comes_before_new_bytes() -> None:
     assert partial(send, room=100) == [(0, 100, 193)]
 
 
+def test_a_probe_carries_lost_bytes_once() -> None:
+    send = stream_of(bytes(600), sent=600)
+    send.on_range_lost(100, 300, [])
+    assert partial(send, room=1000, from_oldest=True) == [(0, 0, 600)]
+    assert partial(send, room=207, from_oldest=True) == [(0, 0, 200)]
+
+
 def test_reaching_back_stops_at_what_is_carried_already() -> None:
     send = stream_of(bytes(700), sent=600)
     send.on_range_lost(100, 300, [])

@@ -61,7 +61,7 @@ def test_then_up_to_500_ms_for_10_s() -> None:
     # protocol 4: up to max(PTO, 500 ms) for 10 s
     assert intervals(0.2, at=3.0, probes=range(1, 5)) == pytest.approx([0.3, 0.45, 0.5, 0.5])
     assert intervals(0.8, at=9.9, probes=range(1, 3)) == pytest.approx([0.8, 0.8])
-    assert intervals(0.2, at=9.9, probes=range(1000, 1001)) == [0.5]
+    assert intervals(0.2, at=9.9, probes=range(10_000, 10_001)) == [0.5]
 
 
 def test_after_10_s_only_pings() -> None:

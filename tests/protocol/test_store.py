@@ -142,9 +142,19 @@ def test_a_client_that_saw_an_end_first_may_go_on() -> None:
 
 def test_ids_cannot_run_ahead() -> None:
     group = server_group()
-    assert group.accept(3) is None
-    assert group.accept(2) is not None
-    assert group.unopened == {0, 1}
+    assert group.accept(0) is not None
+    assert group.accept(4) is None
+    assert group.accept(3) is not None
+    assert group.unopened == {1, 2}
+
+
+def test_the_first_id_of_a_group_may_be_any() -> None:
+    group = server_group()
+    assert group.accept(500) is not None
+    assert group.next_id == 501
+    # Streams that were opened shortly before it may still be under way.
+    assert group.accept(499) is not None
+    assert group.accept(497) is None
 
 
 def test_ids_that_were_left_out_for_good_block_nothing() -> None:

@@ -1,0 +1,129 @@
+"""The same answer twice at the same time: over real sockets, through the same bad link.
+
+Each side has a server, a relay and a client of its own. Both relays play the same scenario with the
+same seed, so bursts of loss begin and end at the same moments; which datagrams fall into them
+depends on when each side sends. Both servers say the same tokens at the same times: they begin
+together, once both prompts are here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from eloquent.answer import ServerStream
+from eloquent.client import connect
+from eloquent.protocol.connection import Settings
+from eloquent.protocol.send import Policy
+from eloquent.protocol.ticket import KeyRing, TicketIssuer
+from eloquent.replay import replay
+from eloquent.server import serve
+from netem.experiments.answer import STALL_S
+from netem.link import LinkCounts
+from netem.relay import Relay
+from netem.scenario import Scenario
+
+PROMPT = "Why is the sky blue?"
+
+CONNECT_TIMEOUT_S = 60.0
+"""However bad the link: the demonstration is about what comes after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the model says, how fast, and over which path."""
+
+    text: str
+    rate: float
+    scenario: Scenario
+    seed: int
+
+
+@dataclass(slots=True)
+class Side:
+    """One of the two streams, as it goes on. Times are `time.monotonic`."""
+
+    name: str
+    policy: Policy
+    one_way_s: float
+    written_at: list[float] = field(default_factory=list)
+    shown_at: list[float] = field(default_factory=list)
+    text: str = ""
+    up: LinkCounts = field(default_factory=LinkCounts)
+    down: LinkCounts = field(default_factory=LinkCounts)
+    is_complete: bool = False
+
+    def on_token(self, text: str) -> float:
+        """Show a token; the seconds that it was lost in a stall before it, else 0."""
+        self.text += text
+        self.shown_at.append(time.monotonic())
+        return self._stall(len(self.shown_at) - 1)
+
+    def stalled_for(self, now: float) -> float | None:
+        """Seconds since the last token on the screen, where the next one is overdue; None where not."""
+        shown = len(self.shown_at)
+        if shown == 0 or shown >= len(self.written_at):
+            return None
+        is_overdue = now - self.written_at[shown] - self.one_way_s > STALL_S
+        return now - self.shown_at[-1] if is_overdue else None
+
+    def stalls(self) -> list[float]:
+        """The seconds lost in each stall (see `_stall`)."""
+        losses = (self._stall(index) for index in range(len(self.shown_at)))
+        return [loss for loss in losses if loss]
+
+    def extra_delays(self) -> list[float]:
+        """For each token: seconds from the model's to the reader's, minus the one-way delay."""
+        return [
+            shown - written - self.one_way_s
+            for written, shown in zip(self.written_at, self.shown_at, strict=False)
+        ]
+
+    def _stall(self, index: int) -> float:
+        """How much longer than the model's the gap before a token is, where that is over 200 ms."""
+        if index == 0:
+            return 0.0
+        shown = self.shown_at[index] - self.shown_at[index - 1]
+        written = self.written_at[index] - self.written_at[index - 1]
+        return shown - written if shown - written > STALL_S else 0.0
+
+
+async def run_race(
+    plan: Plan, sides: tuple[Side, Side], *, on_stall: Callable[[Side, float], None] | None = None
+) -> None:
+    """Run both sides to their ends. `on_stall` gets the seconds lost, once a stall is over."""
+    start = asyncio.Barrier(len(sides))
+    async with asyncio.TaskGroup() as group:
+        for side in sides:
+            group.create_task(_run_side(plan, side, start, on_stall))
+
+
+async def _run_side(
+    plan: Plan, side: Side, start: asyncio.Barrier, on_stall: Callable[[Side, float], None] | None
+) -> None:
+    async def answer(stream: ServerStream) -> AsyncIterator[str]:
+        await stream.prompt()
+        await start.wait()
+        async for token in replay(plan.text, rate=plan.rate):
+            side.written_at.append(time.monotonic())
+            yield token
+
+    keys = KeyRing.generate(os.urandom)
+    settings = Settings(policy=side.policy)
+    async with serve(answer, "127.0.0.1", 0, keys=keys, settings=settings) as server:
+        await start.wait()
+        async with Relay(server.address, plan.scenario, seed=plan.seed) as relay:
+            side.up, side.down = relay.up, relay.down
+            ticket = TicketIssuer(keys, ipv4=relay.address, entropy=os.urandom).issue(wall_now=time.time())
+            async with (
+                connect(ticket, settings=settings, timeout=CONNECT_TIMEOUT_S) as connection,
+                connection.ask(PROMPT) as reply,
+            ):
+                async for text in reply.text():
+                    lost_s = side.on_token(text)
+                    if lost_s and on_stall is not None:
+                        on_stall(side, lost_s)
+                side.is_complete = reply.is_complete
