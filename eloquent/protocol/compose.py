@@ -56,9 +56,20 @@ class Composer:
     """Builds the datagrams of one connection."""
 
     __slots__ = (
-        "_close_due", "_closes", "_connection", "_is_limited", "_is_up_to_date", "_probe", "closing", "controls",
-        "may_send", "may_send_text", "packet_number", "wants_ping", "was_limited",
-    )  # fmt: skip
+        "_close_due",
+        "_closes",
+        "_connection",
+        "_is_limited",
+        "_is_up_to_date",
+        "_probe",
+        "closing",
+        "controls",
+        "may_send",
+        "may_send_text",
+        "packet_number",
+        "wants_ping",
+        "was_limited",
+    )
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -139,7 +150,7 @@ class Composer:
     def next_at(self) -> float | None:
         """When the next datagram with text is due, unless something else must happen first."""
         connection = self._connection
-        at = self._new_bytes_at() if connection.delivery.has_new else connection.cadence.gap_fill_at
+        at = self._text_at()
         if at is None or self._is_limited or not self.may_send or not self.may_send_text:
             return None
         return at
@@ -158,11 +169,9 @@ class Composer:
             return None
         if self._probe:
             return Reason.PROBE
-        if connection.delivery.has_new:
-            # What is new makes a copy pointless: it carries the window anyway.
-            reason, at = Reason.NEW, self._new_bytes_at()
-        else:
-            reason, at = Reason.GAP_FILL, connection.cadence.gap_fill_at
+        # What is new makes a copy pointless: it carries the window anyway.
+        reason = Reason.NEW if connection.delivery.has_new else Reason.GAP_FILL
+        at = self._text_at()
         if at is None or at > now:
             return None
         if self._fits_window():
@@ -170,6 +179,10 @@ class Composer:
         # protocol 5: coalesce, never queue.
         self._is_limited = self.was_limited = True
         return None
+
+    def _text_at(self) -> float | None:
+        connection = self._connection
+        return self._new_bytes_at() if connection.delivery.has_new else connection.cadence.gap_fill_at
 
     def _new_bytes_at(self) -> float:
         delivery = self._connection.delivery
@@ -292,7 +305,12 @@ class Composer:
         return datagram
 
     def _on_eliciting(
-        self, datagram: bytes, carried: list[Carried], controls: list[Frame], reason: Reason | None, now: float
+        self,
+        datagram: bytes,
+        carried: list[Carried],
+        controls: list[Frame],
+        reason: Reason | None,
+        now: float,
     ) -> None:
         connection = self._connection
         recovery = connection.recovery
@@ -334,7 +352,7 @@ class Composer:
         for address, frame in due:
             path = paths.path_of(address)
             size = connection.protection.overhead + MIN_ROOM
-            if path is None and not connection.is_client or path is not None and not path.can_send(size):
+            if (path is None and not connection.is_client) or (path is not None and not path.can_send(size)):
                 continue
             frames = [*self._welcome(), encode_frame(frame)]
             datagram = self._seal(encode_frames(frames), 0, ack_now=False, now=now)

@@ -103,7 +103,17 @@ class CongestionWindow:
 class DelaySignal:
     """Widens the coalescing interval while a queue stands, so that it does not fill with us."""
 
-    __slots__ = ("_base", "_changed_at", "_floor", "_floor_until", "_is_queued", "_latest", "_samples", "interval", "queue_delay")
+    __slots__ = (
+        "_base",
+        "_changed_at",
+        "_floor",
+        "_floor_until",
+        "_is_queued",
+        "_latest",
+        "_samples",
+        "interval",
+        "queue_delay",
+    )
 
     def __init__(self, base: float) -> None:
         self._base = base

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from eloquent.protocol.acks import AckTracker
 from eloquent.protocol.cadence import COALESCING, FIRST_FLIGHT_COPIES, Cadence
@@ -24,11 +24,13 @@ from eloquent.protocol.events import (
     Thinking,
     TicketReceived,
 )
+from eloquent.protocol.handshake import Protection
 from eloquent.protocol.path import Address, Paths
 from eloquent.protocol.recovery import INITIAL_RTT, AckOutcome, Recovery
 from eloquent.protocol.send import ELOQUENT, Policy
-from eloquent.protocol.silence import IDLE, KEEP_ALIVE, KEEP_ALIVE_JITTER, LIVENESS, Silence
+from eloquent.protocol.silence import Silence
 from eloquent.protocol.streams import LogGroup, Stream
+from eloquent.protocol.vigil import BlockedSender, Verdict, Vigil
 from eloquent.protocol.wire import (
     Ack,
     Close,
@@ -53,9 +55,6 @@ PADDING = 64
 
 CLOSING_PTOS = 3
 """PTOs for which a closed connection still answers with CLOSE."""
-
-BLOCKED_PING_MAX = 2.5
-"""Seconds, most between two PINGs of a sender that flow control holds back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +86,6 @@ class Counters:
     probes: int = 0
     gap_fills: int = 0
     text_datagrams: int = 0
-
-
-class Protection(Protocol):
-    """The face that both sides' packet protection has (see `handshake.py`)."""
-
-    connection_id: bytes
-    peer_id: bytes
-    overhead: int
-
-    @property
-    def is_confirmed(self) -> bool: ...
-    def seal(self, packet_number: int, plaintext: bytes, *, ack_now: bool, now: float) -> bytes: ...
-    def open_untrusted(self, header: Header, datagram: bytes, *, now: float, pto: float) -> bytes | None: ...
-    def on_ack(self, largest: int) -> None: ...
 
 
 class Connection:
@@ -155,17 +140,17 @@ class Connection:
         self.gone_at: float | None = None
         """When a closed connection can be forgotten."""
         self.now = now
-        self._entropy = entropy
+        self._vigil = Vigil(
+            self.silence,
+            group,
+            is_client=is_client,
+            keeps_alive=settings.keep_alive,
+            entropy=entropy,
+            now=now,
+        )
+        self._blocked = BlockedSender()
         self._was_confirmed = False
-        self._is_stalled = False
-        self._is_thinking = False
         self._probed_at = 0.0
-        self._slow_at = now + LIVENESS
-        """When the deadlines that are far away and mostly move must be looked at again."""
-        self._keep_alive = KEEP_ALIVE
-        self._blocked_since: float | None = None
-        self._blocked_wait = 0.0
-        self._draw_keep_alive()
         if is_client:
             self.cadence.copies = min(FIRST_FLIGHT_COPIES, settings.policy.gap_fills)
 
@@ -201,7 +186,7 @@ class Connection:
         """The time of the next deadline; None where there is none."""
         if self.ended is not None:
             return self.gone_at if self.gone_at is not None and self.gone_at > self.now else None
-        at = self._slow_at
+        at = self._vigil.looks_at
         # Written out, as it is computed for each datagram.
         deadline = self.acks.due_at
         if deadline is not None and deadline < at and self.composer.may_send:
@@ -215,9 +200,9 @@ class Connection:
         deadline = self._probe_at()
         if deadline is not None and deadline < at:
             at = deadline
-        if self.paths.is_challenging or self._blocked_since is not None or self.breaker.open_until is not None:
-            rare = (self.paths.next_at(), self._blocked_ping_at(), self.breaker.open_until)
-            at = min(at, *(deadline for deadline in rare if deadline is not None))
+        if self.paths.is_challenging or self.delivery.is_blocked or self.breaker.open_until is not None:
+            rare = (self.paths.next_at(), self._blocked.next_at(), self.breaker.open_until)
+            at = min([at, *(deadline for deadline in rare if deadline is not None)])
         return at
 
     def handle_timer(self, *, now: float) -> None:
@@ -231,8 +216,8 @@ class Connection:
             self.breaker.open_until = None
         if self.paths.on_timer(pto=self.recovery.rtt.pto, now=now):
             self.events.append(PathChanged(self.paths.active.address))
-        if self._slow_at <= now:
-            self._on_slow_timer(now)
+        if self._vigil.looks_at <= now:
+            self._on_verdict(self._vigil.look(self.recovery.rtt.pto, now=now), now)
         if self.ended is None:
             self._ask_if_due(now)
 
@@ -257,11 +242,10 @@ class Connection:
         self.composer.controls.append(NewTicket(ticket))
 
     def _advance(self, now: float) -> float:
-        """The time that counts; whatever happens at it, no slow deadline comes sooner than LIVENESS later."""
+        """The time that counts: it never goes backwards."""
         if now > self.now:
             self.now = now
-        if self._slow_at > self.now + LIVENESS:
-            self._slow_at = self.now + LIVENESS
+        self._vigil.on_activity(now=self.now)
         return self.now
 
     def _open_untrusted(self, header: Header, datagram: bytes, now: float) -> bytes | None:
@@ -270,7 +254,9 @@ class Connection:
         except WireError:
             return None
 
-    def _on_authentic(self, header: Header, plaintext: bytes, address: Address, size: int, now: float) -> None:
+    def _on_authentic(
+        self, header: Header, plaintext: bytes, address: Address, size: int, now: float
+    ) -> None:
         self._on_heard(now)
         has_moved = self._follow(header, address, size, now)
         try:
@@ -292,9 +278,8 @@ class Connection:
 
     def _on_heard(self, now: float) -> None:
         self.silence.on_heard(now=now)
-        if self._is_stalled:
-            self._is_stalled = False
-            self.events.append(self.resumed())
+        if self._vigil.on_heard():
+            self.events.append(Resumed(self.group.held()))
         if not self._was_confirmed and self.protection.is_confirmed:
             self._was_confirmed = True
             if self.delivery.is_muted:
@@ -305,11 +290,6 @@ class Connection:
                 # a move it may have gone elsewhere before: then only the challenge tells.
                 self.paths.active.is_validated = True
             self.events.append(Connected())
-
-    def resumed(self) -> Resumed:
-        """The event that says from where each stream goes on."""
-        open_streams = [stream for stream in self.group.streams.values() if stream.is_open]
-        return Resumed({stream.id: stream.incoming.offset for stream in open_streams})
 
     def _follow(self, header: Header, address: Address, size: int, now: float) -> bool:
         """Account for the path; True where the peer has moved to another one."""
@@ -329,7 +309,7 @@ class Connection:
 
     def _on_frame(self, frame: Frame, address: Address, now: float) -> None:
         if isinstance(frame, Tokens):
-            self._on_news()
+            self._vigil.on_news()
             self.delivery.on_tokens_untrusted(frame)
         elif isinstance(frame, Ack):
             self._on_ack(frame, now)
@@ -340,7 +320,7 @@ class Connection:
 
     def _on_control(self, frame: Frame, address: Address, now: float) -> None:
         if isinstance(frame, Reset):
-            self._on_news()
+            self._vigil.on_news()
             self.delivery.on_reset_untrusted(frame)
         elif isinstance(frame, Stop):
             self.delivery.on_stop(frame)
@@ -384,10 +364,6 @@ class Connection:
         if self.cadence.gap_fill_at is not None and delivery.newest_is_acked:
             self.cadence.on_newest_acked()
 
-    def _on_news(self) -> None:
-        self.silence.on_news()
-        self._is_thinking = False
-
     def _probe_at(self) -> float | None:
         silence, recovery = self.silence, self.recovery
         carried_at = self.delivery.oldest_carried_at
@@ -424,80 +400,24 @@ class Connection:
                 self.silence.probes += 1
                 self._probed_at = now
                 self.counters.probes += 1
-        if _is_due(self._blocked_ping_at(), now):
-            self._blocked_since = now
-            self._blocked_wait = min(self._blocked_wait * 2, BLOCKED_PING_MAX)
+        if self._blocked.ask_if_due(now=now):
             self.composer.wants_ping = True
 
-    def _on_slow_timer(self, now: float) -> None:
-        """What is due at most twice a second: liveness, stall, keep-alive, the end."""
-        if not self._is_stalled and _is_due(self.silence.stalled_at(self.recovery.rtt.pto), now):
-            self._is_stalled = True
+    def _on_verdict(self, verdict: Verdict, now: float) -> None:
+        if verdict.has_stalled:
             self.events.append(Stalled())
-        if _is_due(self._end_at(), now):
-            self._end_by_time(now)
-            return
-        if _is_due(self._liveness_at(), now):
-            self._announce_thinking()
-            self.silence.on_ping()
-            self.composer.wants_ping = True
-        if _is_due(self._keep_alive_at(), now):
-            self._draw_keep_alive()
-            self.composer.wants_ping = True
-        stalled_at = None if self._is_stalled else self.silence.stalled_at(self.recovery.rtt.pto)
-        deadlines = (self._liveness_at(), self._keep_alive_at(), self._end_at(), stalled_at)
-        at = min([deadline for deadline in deadlines if deadline is not None], default=now + IDLE)
-        # What was due is done once its PING is sent, which the next drain does.
-        self._slow_at = max(at, now + LIVENESS / 2) if at <= now else at
-
-    def _announce_thinking(self) -> None:
-        # The PING before this one was answered, and still there is no text.
-        if self.silence.was_pinged and not self._is_thinking:
-            self._is_thinking = True
+        if verdict.is_thinking:
             self.events.append(Thinking())
-
-    def _liveness_at(self) -> float | None:
-        if not self.is_client or self.silence.since is not None or not self._is_waiting():
-            return None
-        return self.silence.liveness_at()
-
-    def _is_waiting(self) -> bool:
-        return any(not stream.incoming.has_ended for stream in self.group.streams.values())
-
-    def _keep_alive_at(self) -> float | None:
-        if not self.settings.keep_alive and not self.group.has_open:
-            return None
-        return max(self.silence.asked_at, self.silence.heard_at) + self._keep_alive
-
-    def _draw_keep_alive(self) -> None:
-        spread = self._entropy(1)[0] / 127.5 - 1
-        self._keep_alive = KEEP_ALIVE * (1 + KEEP_ALIVE_JITTER * spread)
-
-    def _end_at(self) -> float | None:
-        gives_up_at = self.silence.gives_up_at()
-        if self.group.has_open:
-            return gives_up_at
-        idle_at = self.silence.heard_at + IDLE
-        return idle_at if gives_up_at is None else min(idle_at, gives_up_at)
-
-    def _end_by_time(self, now: float) -> None:
-        if _is_due(self.silence.gives_up_at(), now):
+        if verdict.gives_up:
             self._end("silence", CloseCode.NONE, "the peer has been silent for 120 s", now)
-        else:
+        elif verdict.is_idle:
             self.close(CloseCode.IDLE, "no stream for 5 minutes", now=now)
-
-    def _blocked_ping_at(self) -> float | None:
-        if self._blocked_since is None:
-            return None
-        return self._blocked_since + self._blocked_wait
+        elif verdict.wants_ping:
+            self.composer.wants_ping = True
 
     def on_refreshed(self) -> None:
-        """Start or end the PINGs of a sender that flow control holds back."""
-        if not self.delivery.is_blocked:
-            self._blocked_since = None
-        elif self._blocked_since is None:
-            self._blocked_since = self.now
-            self._blocked_wait = self.recovery.rtt.pto
+        """What waits is known anew: start or end the PINGs of a sender that is held back."""
+        self._blocked.update(self.delivery.is_blocked, self.recovery.rtt.pto, now=self.now)
 
     def on_tripped(self) -> None:
         """The circuit breaker has opened."""

@@ -42,10 +42,29 @@ class Delivery:
     """One connection's part in its group's streams."""
 
     __slots__ = (
-        "_acks", "_consumed_before", "_credit_limit", "_credit_used", "_events", "_limits", "_received",
-        "_receive_limit", "_seen_consumed", "_seen_stops", "active", "controls", "group", "has_end", "has_lost", "has_new",
-        "is_blocked", "is_muted", "oldest_carried_at", "sends", "unsent", "window",
-    )  # fmt: skip
+        "_acks",
+        "_consumed_before",
+        "_credit_limit",
+        "_credit_used",
+        "_events",
+        "_limits",
+        "_receive_limit",
+        "_received",
+        "_seen_consumed",
+        "_seen_stops",
+        "active",
+        "controls",
+        "group",
+        "has_end",
+        "has_lost",
+        "has_new",
+        "is_blocked",
+        "is_muted",
+        "oldest_carried_at",
+        "sends",
+        "unsent",
+        "window",
+    )
 
     def __init__(self, group: LogGroup, acks: AckTracker, events: deque[Event]) -> None:
         self.group = group
@@ -105,7 +124,7 @@ class Delivery:
                 self.controls.append(Resume(stream.id, stream.incoming.offset))
 
     def take_over(self) -> None:
-        """Serve the group's other open streams too: they began while this connection was not yet confirmed."""
+        """Serve the other open streams too: they began while this connection was not confirmed."""
         for stream in self.group.streams.values():
             if stream.is_open and stream.id not in self.sends:
                 self.attach(stream, start=stream.outgoing.acked, is_resumed=True)
@@ -397,4 +416,3 @@ class Delivery:
             self._receive_limit = consumed + CONNECTION_WINDOW
             raised = True
         return raised
-

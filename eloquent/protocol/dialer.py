@@ -17,6 +17,7 @@ from eloquent.protocol.events import (
     ConnectionEnded,
     Event,
     PathChanged,
+    Resumed,
     StreamEnded,
     StreamInterrupted,
     TicketNeeded,
@@ -204,7 +205,9 @@ class Dialer:
         self._sockets += 1
         return address
 
-    def _deliver(self, connection: Connection, header: Header, data: bytes, address: Address, now: float) -> None:
+    def _deliver(
+        self, connection: Connection, header: Header, data: bytes, address: Address, now: float
+    ) -> None:
         if header.kind == Kind.REFUSED:
             self._on_refused(connection, data, now)
         elif not connection.receive(header, data, address, now=now):
@@ -305,7 +308,7 @@ class Dialer:
         self._is_forced = False
         previous.drop(now=now)
         self._events.append(PathChanged(attempt.paths.active.address))
-        self._events.append(attempt.resumed())
+        self._events.append(Resumed(self.group.held()))
 
     def _on_ticket(self, event: TicketReceived) -> None:
         try:

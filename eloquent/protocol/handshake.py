@@ -5,10 +5,12 @@ gives it the server's share and connection ID; from then on it sends DATA under 
 sends REPLY datagrams (its share in clear, frames under `s1`) until the first datagram under `c1`
 shows that the client has it.
 
-Both classes have the same face: `overhead`, `seal`, `open`, `on_ack`, `is_confirmed`.
+Both classes have the same face, `Protection`.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 from eloquent.protocol.crypto import FirstFlightKeys, KeyShare, derive_session
 from eloquent.protocol.keyphase import ReceiveKeys, SendKeys
@@ -30,13 +32,35 @@ from eloquent.protocol.wire import (
 )
 
 
+class Protection(Protocol):
+    """The face that both sides' packet protection has."""
+
+    connection_id: bytes
+    peer_id: bytes
+    overhead: int
+
+    @property
+    def is_confirmed(self) -> bool: ...
+    def seal(self, packet_number: int, plaintext: bytes, *, ack_now: bool, now: float) -> bytes: ...
+    def open_untrusted(self, header: Header, datagram: bytes, *, now: float, pto: float) -> bytes | None: ...
+    def on_ack(self, largest: int) -> None: ...
+
+
 class ClientProtection:
     """The client's keys. Ticket, share and connection ID stay the same until the first reply."""
 
     __slots__ = (
-        "_clear", "_first", "_peer_share", "_receive", "_send", "_share", "_ticket", "connection_id", "overhead",
+        "_clear",
+        "_first",
+        "_peer_share",
+        "_receive",
+        "_send",
+        "_share",
+        "_ticket",
+        "connection_id",
+        "overhead",
         "peer_id",
-    )  # fmt: skip
+    )
 
     def __init__(self, ticket: Ticket, share: KeyShare, connection_id: bytes) -> None:
         self._ticket = ticket
@@ -99,7 +123,15 @@ class ClientProtection:
             self._send.on_ack(largest)
 
     def _open_first_reply(
-        self, header: Header, datagram: bytes, share: bytes, peer_id: bytes, start: int, *, now: float, pto: float
+        self,
+        header: Header,
+        datagram: bytes,
+        share: bytes,
+        peer_id: bytes,
+        start: int,
+        *,
+        now: float,
+        pto: float,
     ) -> bytes | None:
         ticket = self._ticket
         shared = self._share.exchange(share)
@@ -119,9 +151,17 @@ class ServerProtection:
     """The server's keys of one connection, made once the ticket has been accepted."""
 
     __slots__ = (
-        "_clear", "_client_share", "_confirmed", "_first", "_receive", "_send", "connection_id", "overhead", "peer_id",
+        "_clear",
+        "_client_share",
+        "_confirmed",
+        "_first",
+        "_receive",
+        "_send",
+        "connection_id",
+        "overhead",
+        "peer_id",
         "ticket",
-    )  # fmt: skip
+    )
 
     def __init__(
         self, ticket: OpenedTicket, first: FirstFlight, share: KeyShare, connection_id: bytes, *, now: float

@@ -165,7 +165,9 @@ class Listener:
     @property
     def has_unacked(self) -> bool:
         """Whether any log of a connected client has an end that is not acknowledged."""
-        return any(connection.delivery.active for connection in self._by_id.values() if connection.ended is None)
+        return any(
+            connection.delivery.active for connection in self._by_id.values() if connection.ended is None
+        )
 
     def refuse_new(self) -> None:
         """Take no more connections: the server is about to stop."""
@@ -185,7 +187,9 @@ class Listener:
             return
         self._deliver(connection, header, data, address, now)
 
-    def _deliver(self, connection: Connection, header: Header, data: bytes, address: Address, now: float) -> None:
+    def _deliver(
+        self, connection: Connection, header: Header, data: bytes, address: Address, now: float
+    ) -> None:
         if connection.receive(header, data, address, now=now):
             self._dirty[connection] = None
         else:
@@ -247,7 +251,13 @@ class Listener:
             )
             self._store.add(group)
         connection = Connection(
-            protection, group, address, is_client=False, settings=self._settings, entropy=self._entropy, now=now
+            protection,
+            group,
+            address,
+            is_client=False,
+            settings=self._settings,
+            entropy=self._entropy,
+            now=now,
         )
         connection.flight = (ticket.id, first.client_share)
         self._by_id[connection_id] = connection

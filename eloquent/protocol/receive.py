@@ -24,9 +24,19 @@ class IncomingLog:
     """What has arrived of a peer's log."""
 
     __slots__ = (
-        "_digest", "_held", "_held_ranges", "_ready", "_sha256", "consumed", "highest", "is_complete",
-        "length", "limit", "offset", "reset_code",
-    )  # fmt: skip
+        "_digest",
+        "_held",
+        "_held_ranges",
+        "_ready",
+        "_sha256",
+        "consumed",
+        "highest",
+        "is_complete",
+        "length",
+        "limit",
+        "offset",
+        "reset_code",
+    )
 
     def __init__(self) -> None:
         self.offset = 0

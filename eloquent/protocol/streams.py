@@ -152,6 +152,10 @@ class LogGroup:
     def has_open(self) -> bool:
         return any(stream.is_open for stream in self.streams.values())
 
+    def held(self) -> dict[int, int]:
+        """Bytes held of each open stream's incoming log, by stream id."""
+        return {stream.id: stream.incoming.offset for stream in self.streams.values() if stream.is_open}
+
     def open(self) -> Stream:
         """Open the next stream (the client's side)."""
         if self.open_count >= self.max_streams:

@@ -32,9 +32,9 @@ _LABELS = {
 """What the table shows, under the keys of `--json`."""
 
 _CLOSING = """
-Extra delay comes on top of the way through the link. A stall is a gap on the screen that is over 0.2 s
-longer than the model's own. The right side is the same program without redundancy: it sends lost bytes
-again, as TCP and QUIC do."""
+Extra delay comes on top of the way through the link. A stall is a gap on the
+screen that is over 0.2 s longer than the model's own. The other side is the
+same program without redundancy: it sends lost bytes again, as TCP and QUIC do."""
 
 
 @click.command("demo")
@@ -80,7 +80,7 @@ def command(name: str, rtt: float, tokens: int, rate: float, seed: int, plain: b
             runner.run(run_race(plan, sides))
         elif plain or not console.is_terminal:
             click.echo(headline)
-            runner.run(run_race(plan, sides, on_stall=_tell_stall))
+            runner.run(run_race(plan, sides))
         else:
             with Live(Panes(headline, sides), console=console, refresh_per_second=REFRESH_RATE):
                 runner.run(run_race(plan, sides))
@@ -100,15 +100,11 @@ def command(name: str, rtt: float, tokens: int, rate: float, seed: int, plain: b
 
 def _headline(plan: Plan) -> str:
     path = plan.scenario
+    rtt_ms = 1e3 * (path.up.delay_s + path.down.delay_s)
     return (
-        f"One answer, twice at the same time, over the same bad link: {path.name}, {path.down.mean_loss:.0%} of "
-        f"datagrams lost each way, RTT {1e3 * (path.up.delay_s + path.down.delay_s):g} ms"
+        "One answer, twice at the same time, over the same bad link: "
+        f"{path.name}, {path.down.mean_loss:.0%} of datagrams lost each way, RTT {rtt_ms:g} ms"
     )
-
-
-def _tell_stall(side: Side, lost_s: float) -> None:
-    since_start = side.shown_at[-1] - side.written_at[0]
-    click.echo(f"{since_start:6.1f} s  {side.name}: was stalled for {lost_s:.1f} s")
 
 
 def _is_exact(side: Side, text: str) -> bool:
@@ -116,15 +112,15 @@ def _is_exact(side: Side, text: str) -> bool:
 
 
 def _figures(side: Side) -> dict[str, Value]:
-    stalls = side.stalls()
+    lost = [stall.lost_s for stall in side.stalls]
     shown = max(len(side.shown_at), 1)
     duration_s = side.shown_at[-1] - side.shown_at[0] if side.shown_at else 0.0
     return {
         **delay_figures(side.extra_delays()),
-        "stalls": len(stalls),
-        "longest_stall_ms": max(stalls, default=0.0) * 1e3,
-        "lost_s": sum(stalls),
-        "stall_ratio": sum(stalls) / duration_s if duration_s else 0.0,
+        "stalls": len(lost),
+        "longest_stall_ms": max(lost, default=0.0) * 1e3,
+        "lost_s": sum(lost),
+        "stall_ratio": sum(lost) / duration_s if duration_s else 0.0,
         "datagrams_per_token": side.down.sent / shown,
         "padded_bytes_per_token": side.down.sent_bytes / shown,
         "padded_ack_bytes_per_token": side.up.sent_bytes / shown,

@@ -21,6 +21,8 @@ MOST_ROWS = 16
 ROWS_AROUND = 6
 """Rows of the terminal that are not text: the headline, the borders, the cursor's."""
 
+_STALL = "bold white on red"
+
 
 class Panes:
     """The sides beside each other, drawn as they are at the moment."""
@@ -43,11 +45,11 @@ class Panes:
 
 def _pane(console: Console, side: Side, width: int, rows: int, now: float) -> Panel:
     stalled_s = side.stalled_for(now)
-    text = _tail(side.text, width * rows)
+    text = _tail(side, width * rows)
     if stalled_s is not None:
-        text.append(f" stalled {stalled_s:.1f} s ", style="bold white on red")
+        text.append(f" stalled {stalled_s:.1f} s ", style=_STALL)
     visible = text.wrap(console, width)[-rows:]
-    lost_s = sum(side.stalls())
+    lost_s = sum(stall.lost_s for stall in side.stalls)
     return Panel(
         Text("\n").join(visible),
         title=f"[bold]{side.name}[/bold]",
@@ -57,7 +59,17 @@ def _pane(console: Console, side: Side, width: int, rows: int, now: float) -> Pa
     )
 
 
-def _tail(text: str, size: int) -> Text:
-    """At least the last `size` characters, from the start of a line: so that rows stay where they are."""
-    start = text.rfind("\n", 0, max(len(text) - size, 0)) + 1
-    return Text(text[start:])
+def _tail(side: Side, size: int) -> Text:
+    """At least the last `size` characters, with a mark at each stall.
+
+    From the start of a line, so that rows stay where they are.
+    """
+    start = side.text.rfind("\n", 0, max(len(side.text) - size, 0)) + 1
+    tail = Text()
+    for stall in side.stalls:
+        if stall.position >= start:
+            tail.append(side.text[start : stall.position])
+            tail.append(f" {stall.lost_s:.1f} s ", style=_STALL)
+            start = stall.position
+    tail.append(side.text[start:])
+    return tail

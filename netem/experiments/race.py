@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from eloquent.answer import ServerStream
@@ -42,6 +42,16 @@ class Plan:
     seed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """A gap on the screen that is over 200 ms longer than the model's own."""
+
+    position: int
+    """Characters on the screen before it."""
+    lost_s: float
+    """By how much the gap is longer."""
+
+
 @dataclass(slots=True)
 class Side:
     """One of the two streams, as it goes on. Times are `time.monotonic`."""
@@ -52,15 +62,21 @@ class Side:
     written_at: list[float] = field(default_factory=list)
     shown_at: list[float] = field(default_factory=list)
     text: str = ""
+    stalls: list[Stall] = field(default_factory=list)
     up: LinkCounts = field(default_factory=LinkCounts)
     down: LinkCounts = field(default_factory=LinkCounts)
     is_complete: bool = False
 
-    def on_token(self, text: str) -> float:
-        """Show a token; the seconds that it was lost in a stall before it, else 0."""
-        self.text += text
+    def on_token(self, text: str) -> None:
+        """Show a token, and note the stall before it."""
         self.shown_at.append(time.monotonic())
-        return self._stall(len(self.shown_at) - 1)
+        index = len(self.shown_at) - 1
+        if index > 0:
+            shown = self.shown_at[index] - self.shown_at[index - 1]
+            written = self.written_at[index] - self.written_at[index - 1]
+            if shown - written > STALL_S:
+                self.stalls.append(Stall(len(self.text), shown - written))
+        self.text += text
 
     def stalled_for(self, now: float) -> float | None:
         """Seconds since the last token on the screen, where the next one is overdue; None where not."""
@@ -70,11 +86,6 @@ class Side:
         is_overdue = now - self.written_at[shown] - self.one_way_s > STALL_S
         return now - self.shown_at[-1] if is_overdue else None
 
-    def stalls(self) -> list[float]:
-        """The seconds lost in each stall (see `_stall`)."""
-        losses = (self._stall(index) for index in range(len(self.shown_at)))
-        return [loss for loss in losses if loss]
-
     def extra_delays(self) -> list[float]:
         """For each token: seconds from the model's to the reader's, minus the one-way delay."""
         return [
@@ -82,28 +93,16 @@ class Side:
             for written, shown in zip(self.written_at, self.shown_at, strict=False)
         ]
 
-    def _stall(self, index: int) -> float:
-        """How much longer than the model's the gap before a token is, where that is over 200 ms."""
-        if index == 0:
-            return 0.0
-        shown = self.shown_at[index] - self.shown_at[index - 1]
-        written = self.written_at[index] - self.written_at[index - 1]
-        return shown - written if shown - written > STALL_S else 0.0
 
-
-async def run_race(
-    plan: Plan, sides: tuple[Side, Side], *, on_stall: Callable[[Side, float], None] | None = None
-) -> None:
-    """Run both sides to their ends. `on_stall` gets the seconds lost, once a stall is over."""
+async def run_race(plan: Plan, sides: tuple[Side, Side]) -> None:
+    """Run both sides to their ends."""
     start = asyncio.Barrier(len(sides))
     async with asyncio.TaskGroup() as group:
         for side in sides:
-            group.create_task(_run_side(plan, side, start, on_stall))
+            group.create_task(_run_side(plan, side, start))
 
 
-async def _run_side(
-    plan: Plan, side: Side, start: asyncio.Barrier, on_stall: Callable[[Side, float], None] | None
-) -> None:
+async def _run_side(plan: Plan, side: Side, start: asyncio.Barrier) -> None:
     async def answer(stream: ServerStream) -> AsyncIterator[str]:
         await stream.prompt()
         await start.wait()
@@ -123,7 +122,7 @@ async def _run_side(
                 connection.ask(PROMPT) as reply,
             ):
                 async for text in reply.text():
-                    lost_s = side.on_token(text)
-                    if lost_s and on_stall is not None:
-                        on_stall(side, lost_s)
+                    side.on_token(text)
                 side.is_complete = reply.is_complete
+        # The client is gone, and the relay with what was on its way: there is nothing to wait for.
+        await server.close(grace_s=0.0)
