@@ -149,7 +149,6 @@ class Composer:
 
     def next_at(self) -> float | None:
         """When the next datagram with text is due, unless something else must happen first."""
-        connection = self._connection
         at = self._text_at()
         if at is None or self._is_limited or not self.may_send or not self.may_send_text:
             return None
