@@ -13,7 +13,8 @@ def main() -> None:
     try:
         from eloquent.commands import run
     except ModuleNotFoundError as error:
-        if error.name not in LIBRARIES:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in LIBRARIES:
             raise
-        sys.exit(f"the command line needs {error.name}: pip install 'eloquent-stream[cli]'")
+        sys.exit(f"the command line needs {missing}: pip install 'eloquent-stream[cli]'")
     run()

@@ -193,7 +193,7 @@ class Connection:
                 self._dialer.leave(now=time.monotonic())
                 self._driver.wake()
             else:
-                self._down(ConnectionClosed("the connection was closed", by="local", code=CloseCode.NONE))
+                self._down(_closed_by_us())
         try:
             await self._ended.wait()
         finally:
@@ -209,7 +209,7 @@ class Connection:
     async def begin(self, stats: ReplyStats) -> Channel:
         """Open a stream, on a new connection where the one before has ended; `Reply` calls this."""
         self._require_open()
-        if self._renewal is not None:
+        while self._renewal is not None:
             await asyncio.wait({self._renewal})
         if self._error is not None:
             await self._dial_again()
@@ -233,6 +233,8 @@ class Connection:
         """Start from nothing: a first-use ticket, no streams."""
         ticket = await self._next_ticket()
         remotes = await remotes_of(ticket)
+        if self._is_closed:
+            raise _closed_by_us()
         self._sockets = ClientSockets(
             remotes, on_datagrams=self._on_datagrams, on_unreachable=self._on_unreachable
         )
@@ -423,6 +425,10 @@ class Connection:
     def _require_open(self) -> None:
         if not self._is_started or self._is_closed:
             raise UsageError("the connection is not open: ask inside of its `async with` block")
+
+
+def _closed_by_us() -> ConnectionClosed:
+    return ConnectionClosed("the connection was closed", by="local", code=CloseCode.NONE)
 
 
 def _closed(event: ConnectionEnded) -> ConnectionClosed:

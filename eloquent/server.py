@@ -205,7 +205,7 @@ class Server:
                 await asyncio.sleep(0)
         finally:
             # Also when the grace is cut short by a cancellation.
-            for task in (*self._handlers.values(), *self._hooks):
+            for task in self._tasks:
                 task.cancel()
             has_clients = bool(self._listener.groups)
             self._listener.close(now=time.monotonic())
@@ -222,11 +222,15 @@ class Server:
         connection = self._listener.owner(group)
         return None if connection is None else plain_address(connection.paths.active.address)
 
+    @property
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [*self._handlers.values(), *self._hooks]
+
     async def _finish_answers(self, grace_s: float) -> None:
         try:
             async with asyncio.timeout(grace_s):
-                if self._handlers:
-                    await asyncio.wait(self._handlers.values())
+                if self._tasks:
+                    await asyncio.wait(self._tasks)
                 while self._listener.has_unacked:
                     self._delivered.clear()
                     await self._delivered.wait()
@@ -234,10 +238,9 @@ class Server:
             pass
 
     async def _cancel_answers(self) -> None:
-        tasks = [*self._handlers.values(), *self._hooks]
-        for task in self._handlers.values():
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _on_datagrams(self, datagrams: Datagrams) -> None:
         now = time.monotonic()

@@ -115,7 +115,6 @@ class Conversation:
         on_datagram: DatagramObserver | None = None,
     ) -> None:
         self.seed = seed
-        self.rng = Random(f"{seed}/conversation")
         self.simulation = Simulation(seed=seed, on_datagram=self._on_datagram)
         settings = settings or Settings()
         entropy = Random(f"{seed}/entropy").randbytes

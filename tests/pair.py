@@ -56,7 +56,9 @@ class Pair:
         self.on_server_event: Callable[[Event], None] = lambda event: None
         self.on_client_event: Callable[[Event], None] = lambda event: None
 
-    def new_listener(self, *, settings: Settings = Settings(), limits: Limits = Limits(), worker: int = 0) -> Listener:
+    def new_listener(
+        self, *, settings: Settings = Settings(), limits: Limits = Limits(), worker: int = 0
+    ) -> Listener:
         """A server that starts now, with the same keys and the present store."""
         return Listener(
             self.issuer,

@@ -447,7 +447,9 @@ def test_an_acknowledgment_of_bytes_that_were_never_sent() -> None:
 
 
 def test_acknowledgments_of_unknown_streams_mean_nothing() -> None:
-    tolerates(connected(), Ack(0, 0, 0, [(number, 2**40, MAX_INTEGER) for number in range(50, 90)], MAX_INTEGER))
+    tolerates(
+        connected(), Ack(0, 0, 0, [(number, 2**40, MAX_INTEGER) for number in range(50, 90)], MAX_INTEGER)
+    )
 
 
 def test_a_limit_that_goes_back_means_nothing() -> None:
@@ -590,7 +592,8 @@ def test_a_frame_that_only_a_client_sends() -> None:
 
 
 @pytest.mark.parametrize(
-    "frame", [Ping(), PathResponse(bytes(8)), Stop(0), Reset(0, 0, ResetCode.UNKNOWN_STREAM), Tokens(0, 0, b"")]
+    "frame",
+    [Ping(), PathResponse(bytes(8)), Stop(0), Reset(0, 0, ResetCode.UNKNOWN_STREAM), Tokens(0, 0, b"")],
 )
 def test_frames_that_mean_nothing_now_are_taken(frame: Frame) -> None:
     tolerates(connected(), frame, frame)
@@ -709,7 +712,11 @@ def test_a_server_that_names_absurd_terms() -> None:
     assert pair.client.ended is None
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 11), st.lists(st.integers(0, 300), max_size=5)), max_size=30))
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.integers(0, 11), st.lists(st.integers(0, 300), max_size=5)), max_size=30
+    )
+)
 def test_any_small_frames_from_either_side(script: list[tuple[bool, int, list[int]]]) -> None:
     pair = connected()
     client, server = pair.client, pair.server

@@ -14,7 +14,6 @@ import uvloop
 
 import eloquent
 from eloquent import KeyRing, Server, ServerStream
-from eloquent.addresses import advertised
 from eloquent.errors import (
     AnswerFailed,
     ConfigurationError,
@@ -28,7 +27,6 @@ from eloquent.keys import create_keys
 from eloquent.protocol.content import Content, Custom, Failure, Finish, Reasoning, Text, Undecodable
 from eloquent.protocol.listener import GRACE
 from eloquent.protocol.streams import LogGroup
-from eloquent.protocol.ticket import Ticket
 from eloquent.protocol.wire import RefusalCode
 from eloquent.store import MemoryStore
 
@@ -70,18 +68,6 @@ async def answer_to(server: Server, prompt: Any, claims: dict[str, object] | Non
 async def echo(stream: ServerStream) -> None:
     prompt = await stream.prompt()
     await stream.send(prompt if isinstance(prompt, (str, bytes)) else Custom("events", len(prompt)))
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback address")
 
 
 def test_claims_peer_and_id_reach_the_handler(run: Run) -> None:
@@ -491,101 +477,6 @@ def test_an_abort_hook_that_raises_is_logged(run: Run, caplog: pytest.LogCapture
 
     run(case)
     assert "the abort hook failed" in caplog.text
-
-
-def test_a_wildcard_needs_an_advertised_address_before_it_issues(run: Run) -> None:
-    async def case() -> None:
-        async with served(echo, "0.0.0.0") as server:
-            with pytest.raises(ConfigurationError, match=r'advertise="chat.example.com:\d+"'):
-                server.issue()
-        async with served(echo, "0.0.0.0", advertise="localhost") as server:
-            assert Ticket.decode(server.issue()).ipv4 == ("127.0.0.1", server.address[1])
-            assert await answer_to(server, "hello") == [Text("hello")]
-
-    run(case)
-
-
-@needs_ipv6
-def test_ipv6_alone_and_with_ipv4_on_one_socket(run: Run) -> None:
-    peers: list[Any] = []
-
-    async def handler(stream: ServerStream) -> None:
-        peers.append(stream.peer)
-        await echo(stream)
-
-    async def case() -> None:
-        async with served(handler, "::1") as server:
-            assert Ticket.decode(server.issue()).ipv6 == server.address
-            assert await answer_to(server, "hello") == [Text("hello")]
-        for advertise in ("127.0.0.1", "[::1]"):
-            async with served(handler, "::", advertise=advertise) as server:
-                assert await answer_to(server, "hello") == [Text("hello")]
-        assert [peer[0] for peer in peers] == ["::1", "127.0.0.1", "::1"]
-
-    run(case)
-
-
-@pytest.mark.parametrize(
-    ("advertise", "expected"),
-    [
-        ("192.0.2.1:4433", (("192.0.2.1", 4433), None)),
-        ("192.0.2.1", (("192.0.2.1", 1234), None)),
-        ("[2001:db8::1]:4433", (None, ("2001:db8::1", 4433))),
-        ("[2001:db8::1]", (None, ("2001:db8::1", 1234))),
-        ("192.0.2.1:1, [2001:db8::1]:2", (("192.0.2.1", 1), ("2001:db8::1", 2))),
-        (None, (None, None)),
-    ],
-)
-def test_advertised_addresses(run: Run, advertise: str | None, expected: Any) -> None:
-    async def case() -> None:
-        assert await advertised(("::", 1234, 0, 0), advertise) == expected
-
-    run(case)
-
-
-@pytest.mark.parametrize(
-    ("advertise", "message"),
-    [
-        ("", "is expected"),
-        ("host:port", "is expected"),
-        ("host:0", "is expected"),
-        ("host:65536", "is expected"),
-        ("2001:db8::1:4433", "is expected"),
-        ("[2001:db8::1]4433", "is expected"),
-        ("192.0.2.1:4433,", "is expected"),
-        ("0.0.0.0:4433", "wildcard"),
-        ("[::]:4433", "wildcard"),
-        ("nowhere.invalid:4433", "'nowhere.invalid' has no address"),
-        ("x" * 300 + ":1", "has no address"),
-    ],
-)
-def test_what_cannot_be_advertised(run: Run, advertise: str, message: str) -> None:
-    async def case() -> None:
-        with pytest.raises(ConfigurationError, match=message):
-            async with served(echo, "0.0.0.0", advertise=advertise):
-                pass
-
-    run(case)
-
-
-def test_a_port_in_use_is_named(run: Run) -> None:
-    async def case() -> None:
-        async with served(echo) as server:
-            host, port = server.address
-            with pytest.raises(ConfigurationError, match=f"on {host}:{port}: Address already in use"):
-                async with eloquent.serve(echo, host, port, keys=KEYS):
-                    pass
-
-    run(case)
-
-
-def test_an_address_of_another_machine_cannot_be_served(run: Run) -> None:
-    async def case() -> None:
-        with pytest.raises(ConfigurationError, match=r"cannot serve on 192\.0\.2\.77:"):
-            async with served(echo, "192.0.2.77"):
-                pass
-
-    run(case)
 
 
 def test_keys_come_from_a_file_too(run: Run, tmp_path: Any) -> None:

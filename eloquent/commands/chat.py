@@ -16,14 +16,11 @@ from rich.console import Console
 from eloquent.client import Connection, Status, connect
 from eloquent.commands.figures import Figures, figures_of, table_of
 from eloquent.commands.loop import BackgroundLoop
-from eloquent.commands.options import ticket_maker, ticket_options
+from eloquent.commands.options import INTERRUPTED_STATUS, ticket_maker, ticket_options
 from eloquent.commands.screen import Plain, Screen, Terminal
 from eloquent.errors import ConnectTimeout, EloquentError, StreamError
 from eloquent.protocol.ticket import Address, Ticket
 from eloquent.tickets import TicketSource
-
-INTERRUPTED_STATUS = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 
 @click.command("chat")
@@ -54,9 +51,10 @@ def command(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Ask PROMPT, or one line of standard input after the other over one connection.
+    """Ask a server, and watch the answer come.
 
-    Ctrl-C stops an answer. How the answers came is printed at the end.
+    Asks PROMPT, or else one line of standard input after the other over one connection. Ctrl-C stops
+    an answer. How the answers came is printed at the end.
     """
     source: TicketSource = ticket_text or _own_tickets(server, key_path, worker)
     turns: list[Turn] = []

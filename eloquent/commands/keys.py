@@ -23,7 +23,10 @@ _path_option = click.option(
 
 @click.group("keys")
 def command() -> None:
-    """Keys that seal tickets: whoever has them can issue tickets for the server."""
+    """Make and replace the keys that seal tickets.
+
+    Whoever has them can issue tickets for the server.
+    """
 
 
 @command.command("new")

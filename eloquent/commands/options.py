@@ -20,6 +20,9 @@ from eloquent.protocol.ticket import MAX_WORKER, Address, Ticket, TicketIssuer
 DEFAULT_SERVER = ("127.0.0.1", 4433)
 """Where `eloquent serve` listens and `eloquent chat` asks, unless they are told otherwise."""
 
+INTERRUPTED_STATUS = 130
+"""Exit status where Ctrl-C cut something short, as shells have it."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

@@ -18,7 +18,7 @@ import click
 from eloquent.addresses import format_address, is_wildcard
 from eloquent.answer import ServerStream
 from eloquent.commands.loop import new_event_loop
-from eloquent.commands.options import DEFAULT_SERVER, keys_option, worker_option
+from eloquent.commands.options import DEFAULT_SERVER, INTERRUPTED_STATUS, keys_option, worker_option
 from eloquent.errors import ConfigurationError
 from eloquent.keys import ENVIRONMENT_VARIABLE, create_keys, default_key_path, load_keys
 from eloquent.protocol.ticket import Address, KeyRing
@@ -93,9 +93,10 @@ def command(
     key_path: Path | None,
     worker: int,
 ) -> None:
-    """Serve a text as if a model wrote it: FILE, standard input (-), or a text that comes with the package.
+    """Serve a text as if a model wrote it.
 
-    Every prompt gets the same answer. Ctrl-C lets running answers finish.
+    Every prompt gets the same answer: FILE, standard input (-), or a text that comes with the package.
+    Ctrl-C lets running answers finish.
     """
     tokens = partial(
         replay,
@@ -110,7 +111,10 @@ def command(
     tokens()
     place = Place(host, port, advertise, _keys(key_path), key_path, worker)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve(place, tokens))
+        try:
+            runner.run(_serve(place, tokens))
+        except asyncio.CancelledError:
+            sys.exit(INTERRUPTED_STATUS)
 
 
 def _text(file: str | None) -> str:
@@ -142,8 +146,9 @@ def _keys(path: Path | None) -> KeyRing:
 async def _serve(place: Place, tokens: Tokens) -> None:
     main = asyncio.current_task()
     assert main is not None
-    with suppress(NotImplementedError):  # Windows: SIGTERM ends the process at once there.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main.cancel)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError):  # Windows: SIGTERM ends the process at once there.
+            asyncio.get_running_loop().add_signal_handler(number, main.cancel)
     async with serve(
         partial(_answer, tokens),
         place.host,
@@ -154,10 +159,12 @@ async def _serve(place: Place, tokens: Tokens) -> None:
     ) as server:
         command_line = _chat_command(place, server.address)
         click.echo(f"listening on {format_address(*server.address)}; in another terminal: {command_line}")
+        if place.advertise is not None:
+            click.echo(f"for other machines: {_ticket_command(place, place.advertise)}")
         try:
             await server.serve_forever()
         except asyncio.CancelledError:
-            # Ctrl-C, or SIGTERM; a second one ends the wait.
+            # Ctrl-C or SIGTERM; a second one cancels what follows.
             main.uncancel()
             click.echo(f"stopping: running answers have {GRACE:g} s to finish (Ctrl-C: at once)", err=True)
             await server.close()
@@ -184,8 +191,15 @@ def _chat_command(place: Place, bound: Address) -> str:
     host, port = "127.0.0.1" if is_wildcard(bound[0]) else bound[0], bound[1]
     if (host, port) != DEFAULT_SERVER:
         arguments += ["--server", format_address(host, port)]
-    if place.key_path is not None:
-        arguments += ["--keys", str(place.key_path)]
-    if place.worker:
-        arguments += ["--worker", str(place.worker)]
-    return shlex.join(arguments)
+    return shlex.join(arguments + _key_arguments(place))
+
+
+def _ticket_command(place: Place, advertise: str) -> str:
+    """What to type on this machine for a ticket that works on others."""
+    server = advertise.partition(",")[0].strip()
+    return shlex.join(["eloquent", "ticket", "--server", server, *_key_arguments(place)])
+
+
+def _key_arguments(place: Place) -> list[str]:
+    arguments = [] if place.key_path is None else ["--keys", str(place.key_path)]
+    return arguments + (["--worker", str(place.worker)] if place.worker else [])

@@ -13,8 +13,9 @@ from eloquent.protocol.ticket import Address
 @click.command("ticket")
 @ticket_options
 def command(server: Address, key_path: Path | None, worker: int) -> None:
-    """Print a ticket, which works once, within 60 seconds, for `eloquent chat --ticket`.
+    """Print a ticket for a client on another machine.
 
-    Whoever has it can use the server: send it over a private channel, such as ssh.
+    It is for `eloquent chat --ticket` and works once, within 60 seconds. Whoever has it can use the
+    server: send it over a private channel, such as ssh.
     """
     click.echo(ticket_maker(server, key_path, worker)().encode())

@@ -327,7 +327,9 @@ class Connection:
         elif isinstance(frame, Resume) and not self.is_client:
             self.delivery.on_resume(frame)
         elif isinstance(frame, PathChallenge):
-            self.paths.responses[address] = frame.data
+            # A client that answered from a socket which it has left would seem to move back there.
+            if not self.is_client or address == self.paths.active.address:
+                self.paths.responses[address] = frame.data
         elif isinstance(frame, PathResponse):
             self.paths.on_response(frame.data)
         elif isinstance(frame, Welcome) and self.is_client:

@@ -102,8 +102,8 @@ def _headline(plan: Plan) -> str:
     path = plan.scenario
     rtt_ms = 1e3 * (path.up.delay_s + path.down.delay_s)
     return (
-        "One answer, twice at the same time, over the same bad link: "
-        f"{path.name}, {path.down.mean_loss:.0%} of datagrams lost each way, RTT {rtt_ms:g} ms"
+        "One answer, twice, over the same bad link: "
+        f"{path.name}, {100 * path.down.mean_loss:.0f} % of datagrams lost each way, RTT {rtt_ms:g} ms"
     )
 
 

@@ -44,7 +44,7 @@ class Panes:
 
 
 def _pane(console: Console, side: Side, width: int, rows: int, now: float) -> Panel:
-    stalled_s = side.stalled_for(now)
+    stalled_s = side.stalled_for(now=now)
     text = _tail(side, width * rows)
     if stalled_s is not None:
         text.append(f" stalled {stalled_s:.1f} s ", style=_STALL)

@@ -67,9 +67,9 @@ class Side:
     down: LinkCounts = field(default_factory=LinkCounts)
     is_complete: bool = False
 
-    def on_token(self, text: str) -> None:
+    def on_token(self, text: str, *, now: float) -> None:
         """Show a token, and note the stall before it."""
-        self.shown_at.append(time.monotonic())
+        self.shown_at.append(now)
         index = len(self.shown_at) - 1
         if index > 0:
             shown = self.shown_at[index] - self.shown_at[index - 1]
@@ -78,7 +78,7 @@ class Side:
                 self.stalls.append(Stall(len(self.text), shown - written))
         self.text += text
 
-    def stalled_for(self, now: float) -> float | None:
+    def stalled_for(self, *, now: float) -> float | None:
         """Seconds since the last token on the screen, where the next one is overdue; None where not."""
         shown = len(self.shown_at)
         if shown == 0 or shown >= len(self.written_at):
@@ -122,7 +122,7 @@ async def _run_side(plan: Plan, side: Side, start: asyncio.Barrier) -> None:
                 connection.ask(PROMPT) as reply,
             ):
                 async for text in reply.text():
-                    side.on_token(text)
+                    side.on_token(text, now=time.monotonic())
                 side.is_complete = reply.is_complete
         # The client is gone, and the relay with what was on its way: there is nothing to wait for.
         await server.close(grace_s=0.0)

@@ -368,7 +368,9 @@ def test_the_same_entropy_inputs_and_times_give_the_same_bytes() -> None:
             pair.wait(0.03)
         recorded.append(sent)
     # The exchange of keys is random; sizes and headers are not, nor is anything before it.
-    assert [(data[:13], len(data)) for data in recorded[0]] == [(data[:13], len(data)) for data in recorded[1]]
+    assert [(data[:13], len(data)) for data in recorded[0]] == [
+        (data[:13], len(data)) for data in recorded[1]
+    ]
     assert recorded[0] == recorded[1]
 
 

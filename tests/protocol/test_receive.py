@@ -88,7 +88,7 @@ def test_hostile_ranges_and_ends_give_wire_errors_or_a_sane_log(steps: list[tupl
 
 def test_a_wrong_digest_is_never_complete() -> None:
     log = received((0, b"abc"))
-    log.on_fin_untrusted(3, digest_of(b"abd"))
+    log.on_fin_untrusted(3, digest_of(b"abx"))
     log.check_end()
     # protocol 2: complete is reported only when the digest matches
     assert not log.is_complete

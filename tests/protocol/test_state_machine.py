@@ -166,8 +166,8 @@ class Conversation(RuleBasedStateMachine):
     @rule(which=WHICH)
     def stop(self, which: int) -> None:
         if (turn := self.turn(which)) is not None:
-            turn.answer.is_unwanted = True
             turn.client.stop()
+            turn.answer.is_unwanted |= turn.client.stop_wanted
             self.pair.drain()
 
     @rule(which=WHICH)
@@ -200,8 +200,8 @@ class Conversation(RuleBasedStateMachine):
     @rule(which=WHICH)
     def refuse_prompt(self, which: int) -> None:
         if (found := self.answering(which)) is not None:
-            found[0].prompt.is_unwanted = True
             found[1].stop()
+            found[0].prompt.is_unwanted |= found[1].stop_wanted
             self.touch(found[1])
 
     @rule(which=WHICH)
@@ -255,7 +255,7 @@ class Conversation(RuleBasedStateMachine):
             for half, stream in sides:
                 if stream.incoming.is_complete:
                     assert half.is_whole
-                    assert not half.is_unwanted or half.read
+                    assert not half.is_unwanted
                     assert stream.incoming.offset == len(half.written)
             assert turn.ends <= 1
 
@@ -291,6 +291,7 @@ class Conversation(RuleBasedStateMachine):
             (turn.client.id, turn.client.is_open, turn.client.incoming.has_ended, turn.server is not None)
             for turn in self.turns
         ]
+        self.bring_to_an_end()
         for turn in self.turns:
             self.check_end(turn)
 
