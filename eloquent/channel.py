@@ -115,6 +115,8 @@ class Channel:
         if self._is_flushed:
             return []
         self._is_flushed = True
+        if self.stream.incoming.is_complete and not self._decoder.is_between_events:
+            raise Interrupted("the log is whole, but it ends in the middle of an event")
         return self._decoder.finish()
 
     async def _until_writable(self) -> None:

@@ -40,16 +40,11 @@ from eloquent.protocol.events import (
     TicketNeeded,
 )
 from eloquent.protocol.streams import Stream
-from eloquent.protocol.ticket import Ticket
 from eloquent.protocol.wire import CloseCode, RefusalCode, ResetCode
 from eloquent.reply import Prompt, Reply, encode_prompt
-from eloquent.sockets import ClientSockets
+from eloquent.sockets import ClientSockets, FirstReply
 from eloquent.stats import ConnectionStats, ReplyStats, Totals
 from eloquent.tickets import Tickets, TicketSource
-
-OTHER_FAMILY_AFTER = 0.3
-"""Seconds without an answer after which IPv4 is tried instead of IPv6, or back; doubles each time.
-RFC 8305 section 5 recommends 0.25."""
 
 NEXT_TICKET_AFTER = 1.0
 """Seconds before another ticket is asked for, where a new one was refused at once; arbitrary."""
@@ -145,8 +140,9 @@ class Connection:
         self._error: EloquentError | None = None
         self._refusal: ConnectRefused | None = None
         self._renewal: asyncio.Task[None] | None = None
-        self._connect_timer: asyncio.TimerHandle | None = None
-        self._family_timer: asyncio.TimerHandle | None = None
+        self._first_reply = FirstReply(
+            timeout, on_timeout=self._on_connect_timeout, on_delay=self._try_other_family
+        )
         self._stalled_since: float | None = None
         self._dialing = asyncio.Lock()
         self._ended = asyncio.Event()
@@ -212,7 +208,12 @@ class Connection:
         while self._renewal is not None:
             await asyncio.wait({self._renewal})
         if self._error is not None:
-            await self._dial_again()
+            async with self._dialing:
+                # Unless another task was faster.
+                if self._error is not None:
+                    if not self._tickets.is_renewable:
+                        raise self._error
+                    await self._dial()
         stream = self._dialer.open()
         channel = self._channels[stream] = Channel(stream, self._driver.wake)
         self._reply_stats[stream] = stats
@@ -231,7 +232,7 @@ class Connection:
 
     async def _dial(self) -> None:
         """Start from nothing: a first-use ticket, no streams."""
-        ticket = await self._next_ticket()
+        ticket = await self._tickets.get(timeout=self._timeout)
         remotes = await remotes_of(ticket)
         if self._is_closed:
             raise _closed_by_us()
@@ -241,30 +242,12 @@ class Connection:
         self._dialer = Dialer(
             ticket, _REMOTE, settings=self._settings, entropy=os.urandom, now=time.monotonic()
         )
-        self._driver = Driver(self._dialer, send=self._send, on_drained=self._on_drained)
+        self._driver = Driver(self._dialer, send=self._sockets.send, on_drained=self._on_drained)
         self._error = self._refusal = None
         self._ended.clear()
         self._await_connected()
         # Not now: a prompt that comes before the loop goes on rides in the first datagram.
         asyncio.get_running_loop().call_soon(self._greet)
-
-    async def _dial_again(self) -> None:
-        async with self._dialing:
-            error = self._error
-            if error is None:
-                return  # Another task was faster.
-            if not self._tickets.is_renewable:
-                raise error
-            await self._dial()
-
-    async def _next_ticket(self) -> Ticket:
-        try:
-            async with asyncio.timeout(self._timeout) as scope:
-                return await self._tickets.get()
-        except TimeoutError:
-            if scope.expired():
-                raise ConnectTimeout(f"no ticket came within {self._timeout:g} s") from None
-            raise
 
     def _greet(self) -> None:
         """Speak first where there is no prompt yet: it will find a connection that is ready."""
@@ -274,31 +257,14 @@ class Connection:
             self._driver.wake()
 
     def _await_connected(self) -> None:
-        """Give the server time for its first reply, and try the other address family meanwhile."""
         self._is_connected = False
-        loop = asyncio.get_running_loop()
-        if self._connect_timer is None:
-            self._connect_timer = loop.call_later(self._timeout, self._on_connect_timeout)
-        if self._family_timer is not None:
-            self._family_timer.cancel()
-            self._family_timer = None
-        if len(self._sockets.remotes) > 1:
-            self._family_timer = loop.call_later(
-                OTHER_FAMILY_AFTER, self._on_family_timer, OTHER_FAMILY_AFTER
-            )
+        self._first_reply.start(has_alternative=len(self._sockets.remotes) > 1)
 
     def _on_connect_timeout(self) -> None:
-        self._connect_timer = None
         tried = " and ".join(str(remote) for remote in self._sockets.remotes)
         hint = ": nothing listens there" if self._sockets.was_refused else ""
         self._down(
             self._refusal or ConnectTimeout(f"no answer from {tried} within {self._timeout:g} s{hint}")
-        )
-
-    def _on_family_timer(self, delay: float) -> None:
-        self._try_other_family()
-        self._family_timer = asyncio.get_running_loop().call_later(
-            2 * delay, self._on_family_timer, 2 * delay
         )
 
     def _on_unreachable(self, number: int) -> None:
@@ -314,9 +280,6 @@ class Connection:
         if self._dialer.ended is None:
             self._dialer.network_changed(now=time.monotonic())
             self._driver.wake()
-
-    def _send(self, data: bytes, address: tuple[int, str]) -> None:
-        self._sockets.send(address[0], data)
 
     def _on_datagrams(self, number: int, datagrams: Datagrams) -> None:
         if not self._is_connected and self._sockets.prefer_that_of(number):
@@ -347,7 +310,7 @@ class Connection:
         elif isinstance(event, Connected):
             self._is_connected = True
             self._refusal = None
-            self._cancel_timers()
+            self._first_reply.end()
         elif isinstance(event, TicketNeeded):
             self._on_ticket_needed(event.code)
         elif isinstance(event, ConnectionEnded):
@@ -381,7 +344,7 @@ class Connection:
         """Go on with a new ticket."""
         try:
             await asyncio.sleep(delay)
-            ticket = await self._next_ticket()
+            ticket = await self._tickets.get(timeout=self._timeout)
             remotes = await remotes_of(ticket)
         except EloquentError as error:
             self._down(error)
@@ -411,16 +374,10 @@ class Connection:
         self._release()
 
     def _release(self) -> None:
-        self._cancel_timers()
+        self._first_reply.end()
         self._driver.close()
         self._sockets.close()
         self._ended.set()
-
-    def _cancel_timers(self) -> None:
-        for timer in (self._connect_timer, self._family_timer):
-            if timer is not None:
-                timer.cancel()
-        self._connect_timer = self._family_timer = None
 
     def _require_open(self) -> None:
         if not self._is_started or self._is_closed:

@@ -68,19 +68,17 @@ def serve(
 ) -> Server:
     """Serve answers on a UDP address; use the result with `async with`.
 
-    `handler` is called with a `ServerStream` for each stream. It is an async function that sends,
-    or an async generator function that yields. Where it raises, the client gets the message.
+    `handler` gets a `ServerStream`, once for each stream: an async function that sends, or an async
+    generator function that yields. Where it raises, the client gets the message.
 
     `host` may be "::" for IPv4 and IPv6, or "0.0.0.0"; then `advertise` says under which
     "host:port" clients reach this server ("[IPv6 address]:port", several with commas, the port may
     be left out); names are resolved once, at the start. `port` 0 takes a free one.
 
     `keys` are a KeyRing or a key file; without them ELOQUENT_KEYS or the user's key file counts.
-    Workers, each with its own port, differ in `worker`. `clock_skew_s` is how far the clocks of
-    other machines that issue tickets may be behind. `on_abort` is called for each answer that was
-    given up because its client was away for 120 s; its handler has been cancelled.
-
-    Raises ConfigurationError for what cannot be used, some of it only on entering.
+    Workers, each with its own port, differ in `worker`. `clock_skew_s`: how far clocks of machines
+    that issue tickets may be off. `on_abort` is called where an answer was given up since its client
+    was away for 120 s. Raises ConfigurationError for what cannot be used, some only on entering.
     """
     _check_arguments(handler, host, port, advertise, settings, limits, clock_skew_s, on_abort)
     make_issuer = partial(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 from collections.abc import Callable
@@ -9,6 +10,10 @@ from collections.abc import Callable
 from eloquent.addresses import Remote, plain_address
 from eloquent.endpoint import Datagrams, UdpSocket, configure
 from eloquent.protocol.ticket import Address
+
+OTHER_ADDRESS_AFTER = 0.3
+"""Seconds without a reply after which IPv4 is tried instead of IPv6, or back; doubles each time.
+RFC 8305 section 5 recommends 0.25 between two attempts."""
 
 
 class ClientSockets:
@@ -69,7 +74,9 @@ class ClientSockets:
         self._refused.add(choice)
         return is_news and not self.was_refused
 
-    def send(self, number: int, data: bytes) -> None:
+    def send(self, data: bytes, address: tuple[int, str]) -> None:
+        """Send to one of the core's addresses, which begin with a socket number."""
+        number = address[0]
         udp = self._open.get(number) or self._open_new(number)
         if udp is not None:
             udp.send(data, None)
@@ -106,6 +113,40 @@ class ClientSockets:
     def _on_error(self, number: int, error: OSError) -> None:
         if error.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH):
             self._on_unreachable(number)
+
+
+class FirstReply:
+    """Waits for the server's first reply, and meanwhile asks for another address to be tried."""
+
+    def __init__(
+        self, timeout: float, *, on_timeout: Callable[[], None], on_delay: Callable[[], None]
+    ) -> None:
+        self._timeout = timeout
+        self._on_timeout = on_timeout
+        self._on_delay = on_delay
+        self._last: asyncio.TimerHandle | None = None
+        self._next: asyncio.TimerHandle | None = None
+
+    def start(self, *, has_alternative: bool) -> None:
+        """Begin to wait, or go on where a wait is under way: its end stays where it is."""
+        loop = asyncio.get_running_loop()
+        self._last = self._last or loop.call_later(self._timeout, self._on_timeout)
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        if has_alternative:
+            self._next = loop.call_later(OTHER_ADDRESS_AFTER, self._try_next, OTHER_ADDRESS_AFTER)
+
+    def end(self) -> None:
+        """It has come, or nobody waits for it any more."""
+        for timer in (self._last, self._next):
+            if timer is not None:
+                timer.cancel()
+        self._last = self._next = None
+
+    def _try_next(self, delay: float) -> None:
+        self._next = asyncio.get_running_loop().call_later(2 * delay, self._try_next, 2 * delay)
+        self._on_delay()
 
 
 def _connected(remote: Remote) -> socket.socket | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 
-from eloquent.errors import ConfigurationError
+from eloquent.errors import ConfigurationError, ConnectTimeout
 from eloquent.protocol.ticket import Ticket
 
 TicketLike = Ticket | str | bytes
@@ -38,8 +39,20 @@ class Tickets:
         """Whether there can be another ticket after the first one: it works once."""
         return self._fetch is not None
 
-    async def get(self) -> Ticket:
-        """A ticket; what the application's own function raises passes through."""
+    async def get(self, *, timeout: float) -> Ticket:
+        """A ticket; what the application's own function raises passes through.
+
+        Raises ConnectTimeout where none comes within `timeout` seconds.
+        """
+        try:
+            async with asyncio.timeout(timeout) as scope:
+                return await self._get()
+        except TimeoutError:
+            if scope.expired():
+                raise ConnectTimeout(f"no ticket came within {timeout:g} s") from None
+            raise
+
+    async def _get(self) -> Ticket:
         if self._fetch is None:
             assert self._fixed is not None
             return self._fixed

@@ -4,20 +4,19 @@ import json
 import os
 import pty
 import re
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from eloquent.commands.figures import figures_of
 from eloquent.keys import create_keys, load_keys
-from eloquent.stats import ConnectionStats, ReplyStats
 
 TIMEOUT_S = 30.0  # for what must happen; nothing waits that long unless it fails
 
@@ -261,18 +260,39 @@ def test_a_ticket_opens_the_server_once_without_the_keys(
     assert server.address in message
 
 
-def test_ipv6_addresses_are_written_as_in_urls(environment: dict[str, str], text_file: Path) -> None:
+def has_ipv6() -> bool:
     try:
-        with serving(environment, str(text_file), "--rate", "500", "--host", "::1") as server:
-            assert server.address.startswith("[::1]:")
-            assert run("chat", "hi", *server.to, environment=environment).out == TEXT
-    except AssertionError:
-        import socket
-
-        with suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.bind(("::1", 0))
-            raise
-        pytest.skip("this machine has no IPv6")
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_ipv6_addresses_are_written_as_in_urls(environment: dict[str, str], text_file: Path) -> None:
+    with serving(environment, str(text_file), "--rate", "500", "--host", "::1") as server:
+        assert server.address.startswith("[::1]:")
+        assert run("chat", "hi", *server.to, environment=environment).out == TEXT
+
+
+def test_all_addresses_can_be_served_and_one_advertised(environment: dict[str, str], text_file: Path) -> None:
+    arguments = ["--host", "0.0.0.0", "--advertise", "127.0.0.1:4433, [::1]:4433"]
+    with serving(environment, str(text_file), *arguments) as server:
+        server.wait_for(lambda process: process.out.count("\n") == 2)
+        line = server.out.splitlines()[0]
+        assert re.search(r"eloquent chat '.*' --server 127\.0\.0\.1:\d+$", line)
+        assert server.out.endswith("for other machines: eloquent ticket --server 127.0.0.1:4433\n")
+
+
+def test_the_tutorials_program_runs(environment: dict[str, str]) -> None:
+    tutorial = Path(__file__).parents[1] / "docs" / "tutorial.md"
+    program = tutorial.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    run("keys", "new", environment=environment)
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, timeout=TIMEOUT_S, check=True
+    )
+    assert result.stdout == b"[alice asks]\nYou asked: Why is the sky blue? "
 
 
 # --- leaving
@@ -347,52 +367,59 @@ def test_a_thinking_model_is_not_a_stall(environment: dict[str, str]) -> None:
 
 
 class OnTerminal:
-    """A command on a pseudo-terminal."""
+    """A command on a pseudo-terminal. What was waited for is behind: the next wait begins after it."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:
             os.execve(sys.executable, [sys.executable, "-m", "eloquent", *arguments], environment)
         self.output = ""
+        self._seen = 0
 
     def read_until(self, text: str) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while text not in self.output:
-            assert time.monotonic() < deadline, self.output
-            try:
-                self.output += os.read(self._terminal, 65536).decode(errors="replace")
-            except OSError:  # the process has ended
-                assert text in self.output, self.output
+        while (found := self.output.find(text, self._seen)) < 0:
+            assert self._read(), f"{text!r} is missing in {self.output!r}"
+        self._seen = found + len(text)
 
     def type(self, text: str) -> None:
         os.write(self._terminal, text.encode())
 
     def finish(self) -> int:
-        with suppress(OSError):
-            while chunk := os.read(self._terminal, 65536):
-                self.output += chunk.decode(errors="replace")
+        while self._read():
+            pass
         _, status = os.waitpid(self.pid, 0)
-        os.close(self._terminal)
         return os.waitstatus_to_exitcode(status)
+
+    def close(self) -> None:
+        os.close(self._terminal)  # which hangs up on the command, should it still run
+
+    def _read(self) -> bool:
+        """False at the end of the output; fails where nothing comes."""
+        ready, _, _ = select.select([self._terminal], [], [], TIMEOUT_S)
+        assert ready, f"nothing came after {self.output!r}"
+        try:
+            chunk = os.read(self._terminal, 65536)
+        except OSError:  # Linux reports the end of a terminal so
+            return False
+        self.output += chunk.decode(errors="replace")
+        return bool(chunk)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of forkpty:DeprecationWarning")
 def test_a_conversation_on_a_terminal(environment: dict[str, str]) -> None:
     hostile = "The title \x1b]0;mine\x07of this window stays.\n\nDone."
-    with serving(environment, "-", "--rate", "200", stdin=hostile) as server:
-        chat = OnTerminal(["chat", *server.to], environment)
-        chat.read_until("> ")
-        chat.type("one\n")
-        chat.read_until("Done.")
-        chat.output = ""
-        chat.read_until("> ")
-        chat.type("two\n")
-        chat.read_until("Done.")
-        chat.output = ""
+    with (
+        serving(environment, "-", "--rate", "200", stdin=hostile) as server,
+        closing(OnTerminal(["chat", *server.to], environment)) as chat,
+    ):
+        for question in ("one", "two"):
+            chat.read_until("> ")
+            chat.type(f"{question}\n")
+            chat.read_until("Done.")
         chat.read_until("> ")
         chat.type("\x04")
+        chat.read_until("datagrams")
         assert chat.finish() == 0
-    assert "datagrams" in chat.output
     assert "\x1b]0;" not in chat.output
 
 
@@ -462,26 +489,3 @@ def test_without_its_libraries_the_command_line_says_what_to_install(name: str) 
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr == f"the command line needs {name}: pip install 'eloquent-stream[cli]'\n"
-
-
-# --- the figures
-
-
-def counted(received: int, size: int, lost: int) -> ConnectionStats:
-    return ConnectionStats(0.05, 0, received, 0, size, 0, lost)
-
-
-def test_figures_are_of_one_answer_only() -> None:
-    reply = ReplyStats(10.0, token_times=[0.1, 0.12, 0.14, 0.2], stalled_s=0.05)
-    figures = figures_of(reply, counted(10, 1000, 5), counted(13, 1400, 6), complete=True)
-    assert (figures.tokens, figures.ttft_ms) == (4, 100.0)
-    assert (figures.itl_mean_ms, figures.itl_p50_ms, figures.itl_p95_ms) == (33.333, 20.0, 60.0)
-    assert (figures.loss, figures.stall_ratio, figures.rtt_ms) == (0.25, 0.25, 50.0)
-    assert figures.datagrams_per_token == 0.75
-    assert figures.bytes_per_token == (400 + 3 * 28) / 4
-
-
-def test_an_answer_without_text_has_no_figures_to_divide_by() -> None:
-    figures = figures_of(ReplyStats(10.0), counted(0, 0, 0), counted(1, 80, 0), complete=True)
-    assert figures.ttft_ms is figures.itl_p50_ms is figures.datagrams_per_token is None
-    assert (figures.loss, figures.stall_ratio) == (0.0, 0.0)

@@ -158,5 +158,5 @@ def test_public_names_are_there(name: str) -> None:
 
 
 def test_other_names_are_not() -> None:
-    with pytest.raises(AttributeError, match="'eloquent' has no attribute 'conect'"):
-        eloquent.conect  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match="'eloquent' has no attribute 'dial'"):
+        eloquent.dial  # type: ignore[attr-defined]  # noqa: B018

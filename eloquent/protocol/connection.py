@@ -305,6 +305,8 @@ class Connection:
         self.events.append(PathChanged(address))
         if not _same_host(old, address):
             self.recovery.restart_path()
+            self.delay = DelaySignal(self.settings.coalescing)
+            self.cadence.interval = self.delay.interval
         return True
 
     def _on_frame(self, frame: Frame, address: Address, now: float) -> None:

@@ -201,18 +201,20 @@ def _check_custom(data: bytes) -> None:
 class ContentDecoder:
     """Turns the bytes of a log, cut anywhere, back into content."""
 
-    __slots__ = ("_unpacker", "_utf8")
+    __slots__ = ("_fed", "_unpacker", "_utf8")
 
     def __init__(self) -> None:
         # An array allocates what it announces, so nested ones could ask for gigabytes.
         self._unpacker = msgpack.Unpacker(
             max_buffer_size=STREAM_BUFFER, max_array_len=MAX_EVENT, max_map_len=MAX_EVENT, max_ext_len=0
         )
+        self._fed = 0
         self._utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
 
     def feed_untrusted(self, data: bytes) -> list[Content]:
         """Content that the new bytes complete; WireError where they are no log."""
         content: list[Content] = []
+        self._fed += len(data)
         try:
             self._unpacker.feed(data)
             for value in self._unpacker:
@@ -222,6 +224,11 @@ class ContentDecoder:
         except Exception as error:
             raise WireError(f"malformed log: {type(error).__name__}") from None
         return content
+
+    @property
+    def is_between_events(self) -> bool:
+        """Whether the bytes so far end where an event ends."""
+        return bool(self._unpacker.tell() == self._fed)
 
     def finish(self) -> list[Content]:
         """What is left when the log has ended: half a character, as bytes."""

@@ -400,7 +400,7 @@ class Delivery:
                 stream.low_water = None
                 self._events.append(StreamWritable(stream))
             if self.group.is_client or log.end > MAX_KEPT_LOG:
-                log.trim()
+                log.trim(send.acked)
         if send.is_done and send in self.active:
             self.active.remove(send)
             self.group.finished.append(send.id)

@@ -110,9 +110,9 @@ class Log:
         if offset > self.acked:
             self.acked = offset
 
-    def trim(self) -> None:
-        """Let acknowledged bytes go, once there are enough of them."""
-        count = min(self.acked, self.end) - self._start
+    def trim(self, offset: int) -> None:
+        """Let the bytes below `offset` go, once there are enough of them."""
+        count = min(offset, self.end) - self._start
         if count < TRIM_STEP:
             return
         if self.length is None:

@@ -47,7 +47,7 @@ def _pane(console: Console, side: Side, width: int, rows: int, now: float) -> Pa
     stalled_s = side.stalled_for(now=now)
     text = _tail(side, width * rows)
     if stalled_s is not None:
-        text.append(f" stalled {stalled_s:.1f} s ", style=_STALL)
+        text.append(f" stalled {stalled_s:.1f}s ", style=_STALL)
     visible = text.wrap(console, width)[-rows:]
     lost_s = sum(stall.lost_s for stall in side.stalls)
     return Panel(
@@ -69,7 +69,7 @@ def _tail(side: Side, size: int) -> Text:
     for stall in side.stalls:
         if stall.position >= start:
             tail.append(side.text[start : stall.position])
-            tail.append(f" {stall.lost_s:.1f} s ", style=_STALL)
+            tail.append(f" {stall.lost_s:.1f}s ", style=_STALL)
             start = stall.position
     tail.append(side.text[start:])
     return tail

@@ -18,7 +18,7 @@ from eloquent.answer import ServerStream
 from eloquent.client import connect
 from eloquent.protocol.connection import Settings
 from eloquent.protocol.send import Policy
-from eloquent.protocol.ticket import KeyRing, TicketIssuer
+from eloquent.protocol.ticket import KeyRing, Ticket, TicketIssuer
 from eloquent.replay import replay
 from eloquent.server import serve
 from netem.experiments.answer import STALL_S
@@ -113,16 +113,22 @@ async def _run_side(plan: Plan, side: Side, start: asyncio.Barrier) -> None:
     keys = KeyRing.generate(os.urandom)
     settings = Settings(policy=side.policy)
     async with serve(answer, "127.0.0.1", 0, keys=keys, settings=settings) as server:
-        await start.wait()
-        async with Relay(server.address, plan.scenario, seed=plan.seed) as relay:
-            side.up, side.down = relay.up, relay.down
-            ticket = TicketIssuer(keys, ipv4=relay.address, entropy=os.urandom).issue(wall_now=time.time())
-            async with (
-                connect(ticket, settings=settings, timeout=CONNECT_TIMEOUT_S) as connection,
-                connection.ask(PROMPT) as reply,
-            ):
-                async for text in reply.text():
-                    side.on_token(text, now=time.monotonic())
-                side.is_complete = reply.is_complete
-        # The client is gone, and the relay with what was on its way: there is nothing to wait for.
-        await server.close(grace_s=0.0)
+        try:
+            await start.wait()
+            async with Relay(server.address, plan.scenario, seed=plan.seed) as relay:
+                side.up, side.down = relay.up, relay.down
+                issuer = TicketIssuer(keys, ipv4=relay.address, entropy=os.urandom)
+                await _read(side, issuer.issue(wall_now=time.time()), settings)
+        finally:
+            # The client is gone, and the relay with what was on its way: there is nothing to wait for.
+            await server.close(grace_s=0.0)
+
+
+async def _read(side: Side, ticket: Ticket, settings: Settings) -> None:
+    async with (
+        connect(ticket, settings=settings, timeout=CONNECT_TIMEOUT_S) as connection,
+        connection.ask(PROMPT) as reply,
+    ):
+        async for text in reply.text():
+            side.on_token(text, now=time.monotonic())
+        side.is_complete = reply.is_complete

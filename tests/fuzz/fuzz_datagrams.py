@@ -107,7 +107,11 @@ class Run:
         """What both applications do."""
         pair = self.pair
         kind = source.ConsumeIntInRange(0, 4)
-        if kind == 0 and pair.dialer.ended is None and pair.dialer.group.open_count < 5:
+        if (
+            kind == 0
+            and pair.dialer.ended is None
+            and pair.dialer.group.open_count < min(5, pair.dialer.group.max_streams)
+        ):
             pair.dialer.open().write(source.ConsumeBytes(100), now=pair.now)
         elif kind == 1 and pair.dialer.ended is None:
             pair.dialer.network_changed(now=pair.now)

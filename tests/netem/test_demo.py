@@ -63,6 +63,7 @@ def test_without_a_terminal_there_is_a_headline_and_a_table() -> None:
     assert "╭" not in output
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of forkpty:DeprecationWarning")
 def test_on_a_terminal_there_are_two_panes() -> None:
     pid, terminal = pty.fork()
     if pid == 0:
@@ -130,7 +131,7 @@ def test_panes_mark_where_the_text_stood_still() -> None:
     console = Console(file=output, width=100, height=12, force_terminal=False)
     console.print(Panes("The headline", [side, overdue]))
     assert "The headline" in output.getvalue()
-    assert "before 0.8 s  after 0.3 s" in output.getvalue()
+    assert "before 0.8s  after 0.3s" in output.getvalue()
     assert "waiting stalled" in output.getvalue()
     assert "lost in stalls so far: 1.1 s" in output.getvalue()
 

@@ -479,7 +479,7 @@ def test_two_devices_do_not_fight() -> None:
             for entry in device.up:
                 device.to_server(*entry)
             device.up.clear()
-            mine = {port for port in device.ports.values()}
+            mine = set(device.ports.values())
             arrived = [entry for entry in (*pair.down, *other.down) if entry[1][1] in mine]
             pair.down = [entry for entry in pair.down if entry not in arrived]
             other.down = [entry for entry in other.down if entry not in arrived]

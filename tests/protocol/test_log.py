@@ -104,10 +104,10 @@ def test_the_first_end_counts() -> None:
 def test_only_acknowledged_bytes_are_let_go() -> None:
     data = bytes(range(256)) * 1024
     log = log_of(data, acked=TRIM_STEP - 1)
-    log.trim()
+    log.trim(log.acked)
     assert log.start == 0
     log.on_acked(TRIM_STEP + 7)
-    log.trim()
+    log.trim(log.acked)
     assert log.start == TRIM_STEP + 7
     assert log.slice(TRIM_STEP + 7, TRIM_STEP + 300) == data[TRIM_STEP + 7 : TRIM_STEP + 300]
 
@@ -120,11 +120,11 @@ def test_the_digest_does_not_depend_on_what_was_let_go(steps: list[tuple[int, in
         whole += data
         log.append(data)
         log.on_acked(min(acked, log.end))
-        log.trim()
+        log.trim(log.acked)
         assert log.start <= log.acked
         assert log.slice(log.start, log.end) == whole[log.start :]
     log.finish()
-    log.trim()
+    log.trim(log.acked)
     assert log.digest == first_64_bits(whole)
 
 
@@ -132,6 +132,6 @@ def test_what_was_acknowledged_goes_after_the_end_too() -> None:
     log = log_of(bytes(2 * TRIM_STEP))
     log.finish()
     log.on_acked(2 * TRIM_STEP + 1)
-    log.trim()
+    log.trim(log.acked)
     assert log.start == log.end == 2 * TRIM_STEP
     assert log.is_acked

@@ -11,7 +11,6 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from eloquent.errors import StreamStopped
 from eloquent.protocol.connection import Connection, Settings
 from eloquent.protocol.events import (
     ConnectionEnded,
@@ -326,8 +325,6 @@ class Conversation(RuleBasedStateMachine):
             assert turn.server.incoming.is_complete
             assert turn.prompt.read == turn.prompt.written
 
-
-assert StreamStopped
 
 Conversation.TestCase.settings = settings(stateful_step_count=40)
 TestConversation = Conversation.TestCase
