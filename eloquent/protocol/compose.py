@@ -36,6 +36,9 @@ MIN_ROOM = 64
 FULL = 1024
 """Unsent bytes that are worth a datagram of their own: about what fits beside headers and frames."""
 
+WHOLE_WINDOW = 512
+"""Bytes up to which a window goes whole, also where the congestion window hardly affords it."""
+
 REACH_SHARE = 0.85
 """Of the congestion window that redundancy plans with where it has to choose: 400 tok/s, RTT 600 ms and
 5 % loss had p99 357, 273 and 441 ms with 1, 0.85 and 0.7."""
@@ -185,9 +188,9 @@ class Composer:
 
     def _new_bytes_at(self) -> float:
         delivery = self._connection.delivery
-        # Nothing is gained by waiting where a datagram is full, bytes are known to be lost, or a log
-        # has ended: what could it be merged with?
-        if delivery.has_lost or delivery.unsent >= FULL:
+        # protocol 4: a first token is sent at once. Nothing is gained by waiting where a datagram is
+        # full, bytes are known to be lost, or a log has ended: what could it be merged with?
+        if delivery.has_start or delivery.has_lost or delivery.unsent >= FULL:
             return 0.0
         if delivery.has_end:
             return 0.0 if delivery.window >= FULL else self._connection.cadence.end_at()
@@ -205,13 +208,13 @@ class Composer:
     def _text_room(self, room: int) -> int:
         """Bytes of text to put into a datagram that has room for so many.
 
-        A window that fits goes whole. One that does not could only be repeated in part anyway: then
-        reach back as far as the congestion window affords at this cadence. Full datagrams would
-        wait for the window instead: at 400 tok/s, RTT 600 ms and 5 % loss p99 was 487 ms.
+        A chat's window goes whole. A larger one reaches back as far as the congestion window affords
+        at this cadence; datagrams that are full of old bytes would wait for it instead: at RTT 600 ms
+        and 5 % loss, 200 tok/s stalled 19 % of the time, and p99 at 400 tok/s was 487 ms.
         """
         connection = self._connection
         delivery = connection.delivery
-        if delivery.window <= room or delivery.has_lost or delivery.unsent >= FULL:
+        if delivery.window <= WHOLE_WINDOW or delivery.has_lost or delivery.unsent >= FULL:
             return room
         recovery = connection.recovery
         flight_time = recovery.rtt.smoothed + MAX_ACK_DELAY

@@ -258,9 +258,11 @@ class Connection:
         self, header: Header, plaintext: bytes, address: Address, size: int, now: float
     ) -> None:
         self._on_heard(now)
-        has_moved = self._follow(header, address, size, now)
         try:
             frames = decode_frames_untrusted(plaintext)
+            # RFC 9000 section 9.1: frames that only probe a path do not move the connection to it.
+            is_probing = all(isinstance(frame, (PathChallenge, PathResponse)) for frame in frames)
+            has_moved = self._follow(header, address, size, is_probing, now)
             is_eliciting = has_end = False
             for frame in frames:
                 self._on_frame(frame, address, now)
@@ -291,13 +293,13 @@ class Connection:
                 self.paths.active.is_validated = True
             self.events.append(Connected())
 
-    def _follow(self, header: Header, address: Address, size: int, now: float) -> bool:
+    def _follow(self, header: Header, address: Address, size: int, is_probing: bool, now: float) -> bool:
         """Account for the path; True where the peer has moved to another one."""
         paths = self.paths
         if self.is_client or address == paths.active.address:
             paths.active.received += size
             return False
-        if header.packet_number < self.acks.window.largest:
+        if is_probing or header.packet_number < self.acks.window.largest:
             paths.on_received(address, size)
             return False
         old = paths.active.address
@@ -399,6 +401,8 @@ class Connection:
         """Send a probe or a PING where the peer owes a word."""
         if _is_due(self._probe_at(), now):
             self._refresh_carried()
+            if self.delivery.oldest_carried_at is None:
+                self.recovery.let_copies_go()
             if _is_due(self._probe_at(), now):
                 self.composer.probe(in_flight=self.recovery.in_flight)
                 self.silence.probes += 1

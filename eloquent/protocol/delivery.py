@@ -58,6 +58,7 @@ class Delivery:
         "has_end",
         "has_lost",
         "has_new",
+        "has_start",
         "is_blocked",
         "is_muted",
         "oldest_carried_at",
@@ -91,6 +92,8 @@ class Delivery:
         self.window = 0
         """Bytes, with room for frames around them, of all that is unacknowledged or unsent."""
         self.has_lost = False
+        self.has_start = False
+        """Whether the first bytes of a log wait to be sent."""
         self.has_end = False
         """Whether the end of a log waits to be sent."""
         self.has_new = False
@@ -249,7 +252,7 @@ class Delivery:
         credit = self._credit_limit - self._credit_used
         unsent = window = 0
         oldest_at: float | None = None
-        is_blocked = has_lost = has_end = has_lone_end = False
+        is_blocked = has_lost = has_start = has_end = has_lone_end = False
         for send in self.active:
             log, acked, sent = send.log, send.acked, send.sent
             stop = log.stop
@@ -258,6 +261,7 @@ class Delivery:
                 is_blocked |= sent >= stop
             if stop > sent:
                 unsent += stop - sent
+                has_start |= sent == 0
                 has_end |= stop > log.end
                 # protocol 2: an end is exempt from flow control, the bytes before it are not.
                 has_lone_end |= sent >= log.end
@@ -271,6 +275,7 @@ class Delivery:
             unsent = credit
         self.unsent = unsent
         self.has_lost = has_lost
+        self.has_start = has_start
         self.has_end = has_end
         self.has_new = (unsent > 0 or has_lost or has_lone_end) and not self.is_muted
         self.is_blocked = is_blocked and unsent <= 0
@@ -313,7 +318,7 @@ class Delivery:
         if start > send.acked or stop != send.log.stop:
             return False
         self.unsent = 0
-        self.has_new = self.has_end = False
+        self.has_new = self.has_start = self.has_end = False
         self.oldest_carried_at = now
         return True
 

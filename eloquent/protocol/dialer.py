@@ -285,6 +285,7 @@ class Dialer:
         for connection in self._connections():
             while (event := connection.next_event()) is not None:
                 self._on_event(connection, event, now)
+        self.group.finished.clear()
         self._leave_if_done(now)
 
     def _on_event(self, connection: Connection, event: Event, now: float) -> None:

@@ -137,8 +137,8 @@ def answer_figures(records: Sequence[AnswerRecord]) -> dict[str, Value]:
     rendering_s = sum(record.rendering_s for record in records)
     return {
         **delay_figures(delays),
-        "datagrams_per_token": sum(record.down_datagrams for record in records) / tokens,
-        "text_datagrams_per_token": sum(record.text_datagrams for record in records) / tokens,
+        "datagrams_per_token": sum(record.text_datagrams for record in records) / tokens,
+        "all_datagrams_per_token": sum(record.down_datagrams for record in records) / tokens,
         "bytes_per_token": (down_bytes - sum(record.down_padding for record in records)) / tokens,
         "padded_bytes_per_token": down_bytes / tokens,
         "acks_per_token": sum(record.up_datagrams for record in records) / tokens,

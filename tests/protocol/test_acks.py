@@ -50,19 +50,19 @@ def test_the_first_datagram_is_acknowledged_at_once() -> None:
     assert hear(AckTracker(), 7, now=1.0) == 1.0
 
 
-def test_else_after_50_ms() -> None:
+def test_else_after_52_ms() -> None:
     acks = tracker(0)
-    # protocol 4: else 50 ms or every 4th datagram
-    assert hear(acks, 1, now=1.0) == 1.05
-    assert hear(acks, 2, now=1.02) == 1.05
-    assert hear(acks, 3, now=1.03) == 1.05
+    # protocol 4: else 52 ms or every 4th datagram
+    assert hear(acks, 1, now=1.0) == 1.052
+    assert hear(acks, 2, now=1.02) == 1.052
+    assert hear(acks, 3, now=1.03) == 1.052
 
 
 def test_else_every_fourth_datagram() -> None:
     acks = tracker(0)
-    assert [hear(acks, number, now=1.0) for number in (1, 2, 3, 4)] == [1.05, 1.05, 1.05, 1.0]
+    assert [hear(acks, number, now=1.0) for number in (1, 2, 3, 4)] == [1.052, 1.052, 1.052, 1.0]
     acks.take_frame([], None, now=1.0)
-    assert [hear(acks, number, now=2.0) for number in (5, 6, 7, 8)] == [2.05, 2.05, 2.05, 2.0]
+    assert [hear(acks, number, now=2.0) for number in (5, 6, 7, 8)] == [2.052, 2.052, 2.052, 2.0]
 
 
 def test_a_gap_is_acknowledged_at_once() -> None:
@@ -86,7 +86,7 @@ def test_acknowledgments_are_not_acknowledged() -> None:
     assert hear(acks, 1, is_eliciting=False, now=1.0) is None
     assert hear(acks, 5, is_eliciting=False, at_once=True, now=1.0) is None
     # They count neither as a gap nor towards the fourth.
-    assert [hear(acks, number, now=2.0) for number in (6, 7, 8)] == [2.05, 2.05, 2.05]
+    assert [hear(acks, number, now=2.0) for number in (6, 7, 8)] == [2.052, 2.052, 2.052]
 
 
 def test_asking_makes_it_due_at_once() -> None:

@@ -5,8 +5,8 @@ import os
 import runpy
 from collections.abc import Callable
 from dataclasses import replace
-from random import Random
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgpack

@@ -28,7 +28,10 @@ NOT_ON_THE_PAGE = {
     "compose.ARRAY_SLACK",
     "compose.MAX_BURST",  # how much one call of the library does
     "content.STREAM_BUFFER",
-    "delivery.FRAME_OVERHEAD",  # an estimate
+    "delivery.ACK_ENTRY_SIZE",  # estimates
+    "delivery.ACK_OVERHEAD",
+    "delivery.FRAME_OVERHEAD",
+    "delivery.MIN_FORGOTTEN",  # when memory is cleared up
     "listener.SWEEP_INTERVAL",
     "log.TRIM_STEP",
 }
