@@ -27,4 +27,3 @@ def test_the_program_streams_an_answer() -> None:
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "You asked: Why is the sky blue? Air scatters blue light most. "
-
