@@ -23,7 +23,7 @@ def test_every_stream_arrives_over_every_profile(profile: str) -> None:
         # An acknowledgment that the amplification limit forbids must not be due again at once.
         ("satellite", 59),
         ("satellite", 64),
-        # Answers to challenges, which come from both sockets, must not move the path to and fro.
+        # Answers to challenges, which come from both sockets, must not move the path back and forth.
         ("2g-urban", 61),
         ("edge-average", 6),
     ],
