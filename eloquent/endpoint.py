@@ -27,6 +27,12 @@ RECEIVE_SIZE = 2048
 BUFFER_SIZE = 4 * 1024 * 1024
 """Bytes to ask the kernel for; its own limit applies where that is lower."""
 
+MIN_INTERVAL = 0.001
+"""Seconds from one drain of a core to the next for what the application has written and for timers.
+Connections then share a drain, and code that runs for one after the other stays in the processor's
+caches: 200 streams at 50 tok/s took 62 instead of 80 us per token, with uvloop 60 instead of 70.
+What comes after a pause, such as a first token, does not wait."""
+
 MAX_WAITING = 256
 """Datagrams that wait for room in the kernel; arbitrary, as beyond it the oldest are lost anyway."""
 
@@ -157,7 +163,17 @@ class Driver:
     `send` gets each datagram; `on_drained` is called after each drain, to take the core's events.
     """
 
-    __slots__ = ("_core", "_is_closed", "_is_woken", "_loop", "_on_drained", "_send", "_timer", "_timer_at")
+    __slots__ = (
+        "_core",
+        "_drained_at",
+        "_is_closed",
+        "_is_woken",
+        "_loop",
+        "_on_drained",
+        "_send",
+        "_timer",
+        "_timer_at",
+    )
 
     def __init__(
         self, core: Core, *, send: Callable[[bytes, Any], None], on_drained: Callable[[float], None]
@@ -168,6 +184,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
+        self._drained_at = -math.inf
         self._is_woken = False
         self._is_closed = False
 
@@ -179,9 +196,14 @@ class Driver:
         self._drain(now)
 
     def wake(self) -> None:
-        """The application gave the core a command: drain it once this loop iteration is over."""
-        if not self._is_woken:
-            self._is_woken = True
+        """The application gave the core a command: drain it soon, once for all that is written until then."""
+        if self._is_woken:
+            return
+        self._is_woken = True
+        wait = self._drained_at + MIN_INTERVAL - time.monotonic()
+        if wait > 0.0:
+            self._loop.call_later(wait, self.flush)
+        else:
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
@@ -196,6 +218,7 @@ class Driver:
             self._timer.cancel()
 
     def _drain(self, now: float) -> None:
+        self._drained_at = now
         try:
             for data, address in self._core.datagrams_to_send(now=now):
                 self._send(data, address)
@@ -211,8 +234,8 @@ class Driver:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at = at
-        self._timer = self._loop.call_later(max(at - now, 0.0), self._on_timer)
+        self._timer_at = at = max(at, now + MIN_INTERVAL)
+        self._timer = self._loop.call_later(at - now, self._on_timer)
 
     def _on_timer(self) -> None:
         # uvloop's timers can fire 0.4 ms early; what this one was set for is due all the same.

@@ -1,6 +1,7 @@
 """Many streams at once between two processes on loopback: the server is this file, run as a program."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -9,9 +10,11 @@ from random import Random
 
 import pytest
 import uvloop
+from click.testing import CliRunner
 
 import eloquent
 from eloquent.protocol.content import encode
+from netem.__main__ import main
 
 STREAMS = 200
 RATE = 50.0  # tokens per second of each stream
@@ -20,6 +23,15 @@ TIMEOUT_S = 120.0  # for what must happen; nothing waits that long unless it fai
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
+}
+COST_KEYS = {
+    "cpu_us_per_token",
+    "cpu_us_per_token_net",
+    "datagrams_per_token",
+    "acks_per_token",
+    "p50_ms",
+    "p99_ms",
+    "client_cpu_share",
 }
 ALPHABET = "etaoin shrdlu \u00e9\u4e16\U0001f642\n\0"
 
@@ -109,6 +121,34 @@ def test_every_log_of_200_streams_at_once_arrives_byte_by_byte(loop: str) -> Non
 @pytest.mark.parametrize("loop", LOOPS)
 def test_200_streams_for_10_seconds(loop: str, connections: int) -> None:
     check(loop, connections=connections, tokens=500)
+
+
+@pytest.mark.slow
+def test_the_cost_benchmark_reports_what_its_page_says() -> None:
+    options = [
+        "--streams",
+        "20",
+        "--streams-per-connection",
+        "2",
+        "--seconds",
+        "0.5",
+        "--runs",
+        "1",
+        "--json",
+    ]
+    result = CliRunner().invoke(main, ["cost", *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    rows = json.loads(result.stdout)["rows"]
+    assert [(row["loop"], row["streams"]) for row in rows] == [("asyncio", 20), ("uvloop", 20)]
+    for row in rows:
+        assert row.keys() >= COST_KEYS
+        assert row["plain_us_per_token"] > 0
+        assert 0 < row["cpu_us_per_token_net"] < row["cpu_us_per_token"]
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        # Two streams share a datagram at best, and what comes late rides with the next token.
+        assert 0.1 < row["datagrams_per_token"] < 2
+        assert 0.01 < row["acks_per_token"] < row["datagrams_per_token"]
+        assert 0 < row["client_cpu_share"] < 1
 
 
 if __name__ == "__main__":

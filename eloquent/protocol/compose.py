@@ -55,6 +55,10 @@ class Reason(Enum):
     PROBE = "the oldest bytes again"
 
 
+# Reading a member from its class takes 0.1 us in Python 3.11, ten times for each datagram.
+_NEW, _GAP_FILL, _PROBE = Reason
+
+
 class Composer:
     """Builds the datagrams of one connection."""
 
@@ -143,19 +147,21 @@ class Composer:
     def _refresh(self, now: float) -> None:
         """Bring up to date what decides about the next datagram; deadlines are read from it too."""
         connection = self._connection
-        connection.delivery.refresh()
-        connection.on_refreshed()
+        if connection.delivery.refresh():
+            connection.on_blocked_changed()
         path = connection.paths.active
         self.may_send = path.is_validated or path.budget >= connection.protection.overhead + MIN_ROOM
-        self.may_send_text = connection.breaker.open_until is None and connection.silence.allows_text(now=now)
+        self.may_send_text = connection.breaker.open_until is None and (
+            connection.silence.since is None or connection.silence.allows_text(now=now)
+        )
         self._is_up_to_date = False
 
     def next_at(self) -> float | None:
         """When the next datagram with text is due, unless something else must happen first."""
-        at = self._text_at()
-        if at is None or self._is_limited or not self.may_send or not self.may_send_text:
+        if self._is_limited or not self.may_send or not self.may_send_text:
             return None
-        return at
+        connection = self._connection
+        return self._new_bytes_at() if connection.delivery.has_new else connection.cadence.gap_fill_at
 
     def _is_due(self, now: float) -> bool:
         """Whether there is anything but text to say now."""
@@ -170,10 +176,13 @@ class Composer:
         if not self.may_send_text or connection.delivery.is_muted:
             return None
         if self._probe:
-            return Reason.PROBE
+            return _PROBE
         # What is new makes a copy pointless: it carries the window anyway.
-        reason = Reason.NEW if connection.delivery.has_new else Reason.GAP_FILL
-        at = self._text_at()
+        at: float | None
+        if connection.delivery.has_new:
+            reason, at = _NEW, self._new_bytes_at()
+        else:
+            reason, at = _GAP_FILL, connection.cadence.gap_fill_at
         if at is None or at > now:
             return None
         if self._fits_window():
@@ -181,10 +190,6 @@ class Composer:
         # protocol 5: coalesce, never queue.
         self._is_limited = self.was_limited = True
         return None
-
-    def _text_at(self) -> float | None:
-        connection = self._connection
-        return self._new_bytes_at() if connection.delivery.has_new else connection.cadence.gap_fill_at
 
     def _new_bytes_at(self) -> float:
         delivery = self._connection.delivery
@@ -199,7 +204,10 @@ class Composer:
     def _fits_window(self) -> bool:
         connection = self._connection
         recovery = connection.recovery
-        if not recovery.bytes_in_flight:
+        if (
+            not recovery.bytes_in_flight
+            or recovery.bytes_in_flight + MAX_DATAGRAM <= recovery.congestion.window
+        ):
             return True
         overhead = connection.protection.overhead
         size = overhead + min(connection.delivery.window, self._text_room(MAX_DATAGRAM - overhead))
@@ -228,7 +236,9 @@ class Composer:
         path = connection.paths.active
         if not path.is_validated:
             room = min(room, path.budget - connection.protection.overhead)
-        frames = self._frames_about_connection(room, now)
+        frames = [] if connection.protection.is_confirmed else self._welcome()
+        if connection.acks.is_owed:
+            frames.append(self._ack_frame(room, now))
         controls: list[Frame] = []
         if self.controls or connection.delivery.controls:
             controls = self._take_controls(frames, room)
@@ -236,7 +246,7 @@ class Composer:
         if reason is not None:
             used = len(encode_frames(frames)) if frames else 1
             text_room = room - used - ARRAY_SLACK
-            if reason is not Reason.PROBE:
+            if reason is not _PROBE and connection.delivery.window > WHOLE_WINDOW:
                 text_room = self._text_room(text_room)
             carried = self._choose(frames, text_room, reason)
         asks = self.wants_ping or (self._probe and not carried and not controls)
@@ -246,21 +256,18 @@ class Composer:
         if not frames:
             return None
         is_eliciting = bool(carried or controls or asks)
-        ack_now = asks or reason is Reason.PROBE or reason is Reason.GAP_FILL
+        ack_now = asks or reason is _PROBE or reason is _GAP_FILL
         datagram = self._seal(encode_frames(frames), room if carried else 0, ack_now=ack_now, now=now)
         path.sent += len(datagram)
         if is_eliciting:
             self._on_eliciting(datagram, carried, controls, reason, now)
         return datagram
 
-    def _frames_about_connection(self, room: int, now: float) -> list[list[object]]:
+    def _ack_frame(self, room: int, now: float) -> list[object]:
         connection = self._connection
-        frames = self._welcome()
-        if connection.acks.is_owed:
-            delivery = connection.delivery
-            entries = delivery.ack_entries(room)
-            frames.append(connection.acks.take_frame(entries, delivery.connection_limit, now=now))
-        return frames
+        delivery = connection.delivery
+        entries = delivery.ack_entries(room)
+        return connection.acks.take_frame(entries, delivery.connection_limit, now=now)
 
     def _welcome(self) -> list[list[object]]:
         """The server's terms, in each REPLY: any of them may be the first to arrive."""
@@ -284,7 +291,7 @@ class Composer:
     def _choose(self, frames: list[list[object]], room: int, reason: Reason) -> list[Carried]:
         delivery: Delivery = self._connection.delivery
         policy = self._connection.settings.policy
-        carried = delivery.choose(room, policy, is_probe=reason is Reason.PROBE)
+        carried = delivery.choose(room, policy, is_probe=reason is _PROBE)
         for send, start, stop in carried:
             frames += send.frames(start, stop)
         return carried
@@ -327,7 +334,7 @@ class Composer:
             connection.cadence.on_new_bytes_sent(now=now)
             self._is_up_to_date = connection.delivery.has_sent_all(carried, now=now)
         else:
-            is_gap_fill = reason is Reason.GAP_FILL
+            is_gap_fill = reason is _GAP_FILL
             connection.counters.gap_fills += is_gap_fill
             connection.cadence.on_copy_sent(is_gap_fill=is_gap_fill, now=now)
         if connection.breaker.on_sent(len(datagram), recovery.rtt.smoothed, recovery.congestion, now=now):

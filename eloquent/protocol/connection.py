@@ -28,7 +28,7 @@ from eloquent.protocol.handshake import Protection
 from eloquent.protocol.path import Address, Paths
 from eloquent.protocol.recovery import INITIAL_RTT, AckOutcome, Recovery
 from eloquent.protocol.send import ELOQUENT, Policy
-from eloquent.protocol.silence import Silence
+from eloquent.protocol.silence import LIVENESS, Silence
 from eloquent.protocol.streams import LogGroup, Stream
 from eloquent.protocol.vigil import BlockedSender, Verdict, Vigil
 from eloquent.protocol.wire import (
@@ -162,7 +162,11 @@ class Connection:
         if not self.acks.window.is_new(header.packet_number):
             self.counters.duplicates += 1
             return False
-        plaintext = self._open_untrusted(header, datagram, now)
+        try:
+            pto = self.recovery.rtt.pto
+            plaintext = self.protection.open_untrusted(header, datagram, now=now, pto=pto)
+        except WireError:
+            plaintext = None
         if plaintext is None:
             self.counters.forged += 1
             return False
@@ -245,14 +249,9 @@ class Connection:
         """The time that counts: it never goes backwards."""
         if now > self.now:
             self.now = now
-        self._vigil.on_activity(now=self.now)
+        if self._vigil.looks_at > self.now + LIVENESS:
+            self._vigil.look_soon(now=self.now)
         return self.now
-
-    def _open_untrusted(self, header: Header, datagram: bytes, now: float) -> bytes | None:
-        try:
-            return self.protection.open_untrusted(header, datagram, now=now, pto=self.recovery.rtt.pto)
-        except WireError:
-            return None
 
     def _on_authentic(
         self, header: Header, plaintext: bytes, address: Address, size: int, now: float
@@ -260,9 +259,7 @@ class Connection:
         self._on_heard(now)
         try:
             frames = decode_frames_untrusted(plaintext)
-            # RFC 9000 section 9.1: frames that only probe a path do not move the connection to it.
-            is_probing = all(isinstance(frame, (PathChallenge, PathResponse)) for frame in frames)
-            has_moved = self._follow(header, address, size, is_probing, now)
+            has_moved = self._follow(header, address, size, frames, now)
             is_eliciting = has_end = False
             for frame in frames:
                 self._on_frame(frame, address, now)
@@ -280,7 +277,8 @@ class Connection:
 
     def _on_heard(self, now: float) -> None:
         self.silence.on_heard(now=now)
-        if self._vigil.on_heard():
+        if self._vigil.is_stalled:
+            self._vigil.is_stalled = False
             self.events.append(Resumed(self.group.held()))
         if not self._was_confirmed and self.protection.is_confirmed:
             self._was_confirmed = True
@@ -293,12 +291,14 @@ class Connection:
                 self.paths.active.is_validated = True
             self.events.append(Connected())
 
-    def _follow(self, header: Header, address: Address, size: int, is_probing: bool, now: float) -> bool:
+    def _follow(self, header: Header, address: Address, size: int, frames: list[Frame], now: float) -> bool:
         """Account for the path; True where the peer has moved to another one."""
         paths = self.paths
         if self.is_client or address == paths.active.address:
             paths.active.received += size
             return False
+        # RFC 9000 section 9.1: frames that only probe a path do not move the connection to it.
+        is_probing = all(isinstance(frame, (PathChallenge, PathResponse)) for frame in frames)
         if is_probing or header.packet_number < self.acks.window.largest:
             paths.on_received(address, size)
             return False
@@ -380,8 +380,10 @@ class Connection:
             return None
         if carried_at is None or not composer.may_send_text:
             carried_at = silence.asked_at
+        pto = recovery.rtt.pto
+        interval = silence.probe_interval(pto, now=self.now) if silence.probes else pto
         # A probe may not have had room for every stream: the next one comes an interval later.
-        return max(carried_at, self._probed_at) + silence.probe_interval(recovery.rtt.pto, now=self.now)
+        return (carried_at if carried_at > self._probed_at else self._probed_at) + interval
 
     def _refresh_carried(self) -> None:
         """Find out when each oldest byte really went out last: acknowledgments have moved it."""
@@ -395,7 +397,8 @@ class Connection:
                     if owner is send and start <= send.acked < stop
                 ]
                 send.carried_at = max(times, default=send.carried_at)
-        self.delivery.refresh()
+        if self.delivery.refresh():
+            self.on_blocked_changed()
 
     def _ask_if_due(self, now: float) -> None:
         """Send a probe or a PING where the peer owes a word."""
@@ -423,8 +426,8 @@ class Connection:
         elif verdict.wants_ping:
             self.composer.wants_ping = True
 
-    def on_refreshed(self) -> None:
-        """What waits is known anew: start or end the PINGs of a sender that is held back."""
+    def on_blocked_changed(self) -> None:
+        """Start or end the PINGs of a sender that flow control holds back."""
         self._blocked.update(self.delivery.is_blocked, self.recovery.rtt.pto, now=self.now)
 
     def on_tripped(self) -> None:

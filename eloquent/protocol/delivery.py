@@ -247,8 +247,11 @@ class Delivery:
             if not stream.incoming.has_ended and stream.id in self.sends:
                 self._acks.touched[stream.id] = None
 
-    def refresh(self) -> None:
-        """Bring the summary of what waits up to date; valid until the next input or command."""
+    def refresh(self) -> bool:
+        """Bring the summary of what waits up to date; valid until the next input or command.
+
+        True where flow control has begun or ceased to hold bytes back.
+        """
         credit = self._credit_limit - self._credit_used
         unsent = window = 0
         oldest_at: float | None = None
@@ -278,23 +281,28 @@ class Delivery:
         self.has_start = has_start
         self.has_end = has_end
         self.has_new = (unsent > 0 or has_lost or has_lone_end) and not self.is_muted
-        self.is_blocked = is_blocked and unsent <= 0
         self.window = window
         self.oldest_carried_at = oldest_at
+        was_blocked, self.is_blocked = self.is_blocked, is_blocked and unsent <= 0
+        return self.is_blocked is not was_blocked
 
     @property
     def newest_is_acked(self) -> bool:
-        return all(send.acked >= send.sent for send in self.active)
+        for send in self.active:  # noqa: SIM110 - this is asked for each acknowledgment
+            if send.acked < send.sent:
+                return False
+        return True
 
     def choose(self, room: int, policy: Policy, *, is_probe: bool) -> list[Carried]:
         """The ranges that ride in a datagram with `room` bytes for them."""
         if self.is_muted:
             return []
-        if len(self.active) == 1 and policy.reach and self.window <= room and self.unsent < self._credit():
+        credit = self._credit_limit - self._credit_used
+        if len(self.active) == 1 and policy.reach and self.window <= room and self.unsent < credit:
             # By far the most frequent case, without the machinery for the others.
             send = self.active[0]
             return [(send, send.acked, send.sendable_end)] if self.window else []
-        packer = Packer(self.active, room, self._credit())
+        packer = Packer(self.active, room, credit)
         if policy.reach:
             whole = packer.whole_window()
             if whole is not None:
@@ -321,9 +329,6 @@ class Delivery:
         self.has_new = self.has_start = self.has_end = False
         self.oldest_carried_at = now
         return True
-
-    def _credit(self) -> int:
-        return self._credit_limit - self._credit_used
 
     def poll(self) -> bool:
         """Turn what the application did into frames; True when a raised limit must be told."""

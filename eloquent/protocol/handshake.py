@@ -31,6 +31,9 @@ from eloquent.protocol.wire import (
     split_reply_untrusted,
 )
 
+# Reading a member from its class takes 0.1 us in Python 3.11.
+_DATA, _REPLY = Kind.DATA, Kind.REPLY
+
 
 class Protection(Protocol):
     """The face that both sides' packet protection has."""
@@ -39,8 +42,8 @@ class Protection(Protocol):
     peer_id: bytes
     overhead: int
 
-    @property
-    def is_confirmed(self) -> bool: ...
+    is_confirmed: bool
+
     def seal(self, packet_number: int, plaintext: bytes, *, ack_now: bool, now: float) -> bytes: ...
     def open_untrusted(self, header: Header, datagram: bytes, *, now: float, pto: float) -> bytes | None: ...
     def on_ack(self, largest: int) -> None: ...
@@ -58,6 +61,7 @@ class ClientProtection:
         "_share",
         "_ticket",
         "connection_id",
+        "is_confirmed",
         "overhead",
         "peer_id",
     )
@@ -72,15 +76,12 @@ class ClientProtection:
         self._peer_share = b""
         self.connection_id = connection_id
         """The client's own: REPLY and DATA datagrams of the server carry it."""
+        self.is_confirmed = False
+        """Whether the server has replied."""
         self.overhead = INITIAL_OVERHEAD + len(ticket.sealed)
         """Bytes of the next datagram besides its plaintext."""
         self.peer_id = b""
         """The server's, from its first reply."""
-
-    @property
-    def is_confirmed(self) -> bool:
-        """Whether the server has replied."""
-        return self._send is not None
 
     def seal(self, packet_number: int, plaintext: bytes, *, ack_now: bool, now: float) -> bytes:
         if self._send is not None:
@@ -142,6 +143,7 @@ class ClientProtection:
         )
         if plaintext is not None:
             self._receive, self._send = receive, SendKeys(c1, now=now)
+            self.is_confirmed = True
             self._peer_share, self.peer_id = share, peer_id
             self.overhead = DATA_OVERHEAD
         return plaintext
@@ -153,11 +155,11 @@ class ServerProtection:
     __slots__ = (
         "_clear",
         "_client_share",
-        "_confirmed",
         "_first",
         "_receive",
         "_send",
         "connection_id",
+        "is_confirmed",
         "overhead",
         "peer_id",
         "ticket",
@@ -176,34 +178,30 @@ class ServerProtection:
         self._send = SendKeys(s1, now=now)
         self._receive = ReceiveKeys(c1)
         self._clear = share.public + connection_id
-        self._confirmed = False
+        self.is_confirmed = False
+        """Whether the client has shown that it has the server's share."""
         self.overhead = REPLY_OVERHEAD
         """Bytes of the next datagram besides its plaintext."""
         self.connection_id = connection_id
         self.peer_id = first.client_id
 
-    @property
-    def is_confirmed(self) -> bool:
-        """Whether the client has shown that it has the server's share."""
-        return self._confirmed
-
     def seal(self, packet_number: int, plaintext: bytes, *, ack_now: bool, now: float) -> bytes:
         keys = self._send
         keys.update_if_due(now=now)
-        kind = Kind.DATA if self._confirmed else Kind.REPLY
-        clear = encode_header(kind, keys.phase, ack_now, self.peer_id, packet_number)
-        if not self._confirmed:
-            clear += self._clear
+        if self.is_confirmed:
+            clear = encode_header(_DATA, keys.phase, ack_now, self.peer_id, packet_number)
+        else:
+            clear = encode_header(_REPLY, keys.phase, ack_now, self.peer_id, packet_number) + self._clear
         return clear + keys.seal(packet_number, clear, plaintext)
 
     def open_untrusted(self, header: Header, datagram: bytes, *, now: float, pto: float) -> bytes | None:
-        if header.kind == Kind.DATA:
+        if header.kind == _DATA:
             aad = datagram[:HEADER_SIZE]
             plaintext = self._receive.open(
                 header.phase, header.packet_number, aad, datagram[HEADER_SIZE:], now=now, pto=pto
             )
             if plaintext is not None:
-                self._confirmed = True
+                self.is_confirmed = True
                 self.overhead = DATA_OVERHEAD
             return plaintext
         if header.kind != Kind.INITIAL:

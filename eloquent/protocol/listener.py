@@ -39,6 +39,9 @@ RESUMPTION_LIFETIME = 86_400.0
 
 SWEEP_INTERVAL = 1.0
 
+# Reading a member from its class takes 0.1 us in Python 3.11.
+_DATA, _INITIAL = Kind.DATA, Kind.INITIAL
+
 
 class LogStore(Protocol):
     """Where log groups wait for a resumption."""
@@ -104,9 +107,13 @@ class Listener:
         """Process one datagram; whatever the bytes, this leads to an event or a counted drop."""
         try:
             header = decode_header_untrusted(data)
-            if header.kind == Kind.DATA:
-                self._on_data(header, data, address, now)
-            elif header.kind == Kind.INITIAL:
+            if header.kind == _DATA:
+                connection = self._by_id.get(header.connection_id)
+                if connection is None:
+                    self.dropped["unknown connection"] += 1
+                else:
+                    self._deliver(connection, header, data, address, now)
+            elif header.kind == _INITIAL:
                 self._on_initial_untrusted(header, data, address, now)
             else:
                 self.dropped["unexpected kind"] += 1
@@ -146,8 +153,12 @@ class Listener:
 
     def touch(self, group: LogGroup) -> None:
         """The application wrote to, read from or ended a stream of this group."""
-        for connection in self._connections_of(group):
-            self._dirty[connection] = None
+        owner = self._owners.get(group)
+        if owner is not None:
+            self._dirty[owner] = None
+        for connection in self._unconfirmed:
+            if connection.group is group:
+                self._dirty[connection] = None
 
     def owner(self, group: LogGroup) -> Connection | None:
         """The connection that a group is attached to now."""
@@ -179,13 +190,6 @@ class Listener:
         for connection in list(self._by_id.values()):
             connection.close(code, reason, now=now)
             self._dirty[connection] = None
-
-    def _on_data(self, header: Header, data: bytes, address: Address, now: float) -> None:
-        connection = self._by_id.get(header.connection_id)
-        if connection is None:
-            self.dropped["unknown connection"] += 1
-            return
-        self._deliver(connection, header, data, address, now)
 
     def _deliver(
         self, connection: Connection, header: Header, data: bytes, address: Address, now: float
@@ -273,13 +277,6 @@ class Listener:
             drawn = self._worker.to_bytes(2, "big") + self._entropy(CONNECTION_ID_SIZE - 2)
             if drawn not in self._by_id:
                 return drawn
-
-    def _connections_of(self, group: LogGroup) -> list[Connection]:
-        owner = self._owners.get(group)
-        found = [owner] if owner is not None else []
-        if self._unconfirmed:
-            found += [other for other in self._unconfirmed if other.group is group and other is not owner]
-        return found
 
     def _collect(self, connection: Connection, now: float) -> None:
         group = connection.group

@@ -8,8 +8,6 @@ ignores it, retransmission treats it as lost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from eloquent.protocol.congestion import CongestionWindow
 from eloquent.protocol.send import Carried
 from eloquent.protocol.wire import ACK_BITMAP_WIDTH, Ack, Frame
@@ -85,15 +83,17 @@ class SentPacket:
         """Frames that must be sent again when this packet is lost."""
 
 
-@dataclass(slots=True)
 class AckOutcome:
     """What an acknowledgment, or the loss timer, told."""
 
-    acked: list[SentPacket] = field(default_factory=list)
-    lost: list[SentPacket] = field(default_factory=list)
-    unknown: list[SentPacket] = field(default_factory=list)
-    rtt_sample: float | None = None
-    """Seconds without the peer's ack delay, where this acknowledgment gave a sample."""
+    __slots__ = ("acked", "lost", "rtt_sample", "unknown")
+
+    def __init__(self) -> None:
+        self.acked: list[SentPacket] = []
+        self.lost: list[SentPacket] = []
+        self.unknown: list[SentPacket] = []
+        self.rtt_sample: float | None = None
+        """Seconds without the peer's ack delay, where this acknowledgment gave a sample."""
 
 
 class Recovery:
@@ -128,16 +128,17 @@ class Recovery:
         outcome = AckOutcome()
         self.largest_acked = max(self.largest_acked, ack.largest)
         overtaken = self._sort_out(ack, outcome)
-        for packet in outcome.acked:
-            self._leave(packet)
-        for packet in outcome.unknown:
-            self._leave(packet)
+        self._leave(outcome.acked)
+        if outcome.unknown:
+            self._leave(outcome.unknown)
         if outcome.acked and outcome.acked[-1].packet_number == ack.largest:
             delay = min(ack.delay_us / 1e6, MAX_ACK_DELAY)
             sample = max(now - outcome.acked[-1].sent_at, 0.0)
             self.rtt.on_sample(sample, delay)
             outcome.rtt_sample = max(sample - delay, self.rtt.minimum)
-        self._declare_lost(overtaken, outcome, now=now)
+        self.loss_at = None
+        if overtaken:
+            self._declare_lost(overtaken, outcome, now=now)
         if outcome.acked:
             size = sum([packet.size for packet in outcome.acked])
             sent_at = outcome.acked[-1].sent_at
@@ -150,14 +151,13 @@ class Recovery:
         overtaken = [
             packet for packet in self._in_flight.values() if packet.packet_number < self.largest_acked
         ]
+        self.loss_at = None
         self._declare_lost(overtaken, outcome, now=now)
         return outcome
 
     def let_copies_go(self) -> None:
         """Nothing is unacknowledged: packets that carry only log bytes were copies, and nobody waits."""
-        for packet in self.in_flight:
-            if packet.carried and not packet.controls:
-                self._leave(packet)
+        self._leave([packet for packet in self.in_flight if packet.carried and not packet.controls])
 
     def restart_path(self) -> None:
         """Start RTT and congestion anew: the peer is on another path (RFC 9000 section 9.4)."""
@@ -184,19 +184,19 @@ class Recovery:
         return overtaken
 
     def _declare_lost(self, overtaken: list[SentPacket], outcome: AckOutcome, *, now: float) -> None:
-        self.loss_at = None
         delay = self.rtt.loss_delay
         for packet in overtaken:
             lost_at = packet.sent_at + delay
             if self.largest_acked - packet.packet_number >= PACKET_THRESHOLD or lost_at <= now:
                 outcome.lost.append(packet)
-                self._leave(packet)
             elif self.loss_at is None or lost_at < self.loss_at:
                 self.loss_at = lost_at
         if outcome.lost:
+            self._leave(outcome.lost)
             last = outcome.lost[-1]
             self.congestion.on_lost(len(outcome.lost), last.sent_at, now=now)
 
-    def _leave(self, packet: SentPacket) -> None:
-        del self._in_flight[packet.packet_number]
-        self.bytes_in_flight -= packet.size
+    def _leave(self, packets: list[SentPacket]) -> None:
+        for packet in packets:
+            del self._in_flight[packet.packet_number]
+            self.bytes_in_flight -= packet.size

@@ -33,7 +33,6 @@ class TimerQueue:
         deadline = connection.next_timer()
         connection.deadline = math.inf if deadline is None else deadline
         if connection.deadline < connection.wakes_at:
-            self.remove(connection)
             self._put(connection)
 
     def next_at(self) -> float | None:
@@ -44,14 +43,16 @@ class TimerQueue:
         due = []
         heap = self._heap
         while heap and heap[0][0] <= now:
-            at, _, connection = heapq.heappop(heap)
-            if connection.wakes_at != at:
+            at, _, connection = heap[0]
+            if connection.wakes_at == at and now < connection.deadline < math.inf:
+                connection.wakes_at = connection.deadline
+                heapq.heapreplace(heap, (connection.deadline, next(self._order), connection))
                 continue
-            self.remove(connection)
-            if connection.deadline <= now:
-                due.append(connection)
-            elif connection.deadline < math.inf:
-                self._put(connection)
+            heapq.heappop(heap)
+            if connection.wakes_at == at:
+                self.remove(connection)
+                if connection.deadline <= now:
+                    due.append(connection)
         return due
 
     def remove(self, connection: Connection) -> None:
@@ -60,8 +61,9 @@ class TimerQueue:
             self._waiting -= 1
 
     def _put(self, connection: Connection) -> None:
+        if connection.wakes_at == math.inf:
+            self._waiting += 1
         connection.wakes_at = connection.deadline
-        self._waiting += 1
         heapq.heappush(self._heap, (connection.deadline, next(self._order), connection))
         if len(self._heap) > 2 * self._waiting + _MAX_REPLACED:
             # Each answer leaves a far entry behind with each token, and the connection with it.

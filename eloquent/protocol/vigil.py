@@ -64,22 +64,17 @@ class Vigil:
         self._keep_alive = self._draw_keep_alive()
         self._is_thinking = False
         self.is_stalled = False
+        """Whether nothing was heard for too long; whoever hears something sets it back."""
         self.looks_at = now + LIVENESS
 
-    def on_activity(self, *, now: float) -> None:
-        """Something has happened or was asked for."""
-        if self.looks_at > now + LIVENESS:
-            self.looks_at = now + LIVENESS
+    def look_soon(self, *, now: float) -> None:
+        """Something has happened or was asked for, and the next look is more than `LIVENESS` away."""
+        self.looks_at = now + LIVENESS
 
     def on_news(self) -> None:
         """The peer sent bytes of a log, not only answers."""
         self._silence.on_news()
         self._is_thinking = False
-
-    def on_heard(self) -> bool:
-        """An authentic datagram came; True where it ends a stall."""
-        was_stalled, self.is_stalled = self.is_stalled, False
-        return was_stalled
 
     def look(self, pto: float, *, now: float) -> Verdict:
         """Find what is due, and when to look again."""

@@ -334,10 +334,13 @@ def _decode_ack(item: list[object]) -> Ack:
 
 
 def _decode_entry(entry: object) -> tuple[int, int, int | None]:
-    if type(entry) is not list or not 2 <= len(entry) <= 3:
+    if type(entry) is not list:
         raise WireError("an entry of an ACK is malformed")
-    limit = _integer(entry[2]) if len(entry) == 3 else None
-    return _integer(entry[0]), _integer(entry[1]), limit
+    if len(entry) == 2:
+        stream, offset = entry
+        return _integer(stream), _integer(offset), None
+    stream, offset, limit = entry
+    return _integer(stream), _integer(offset), _integer(limit)
 
 
 def _decode_ping(item: list[object]) -> Ping:

@@ -10,8 +10,6 @@ from collections.abc import Callable, Coroutine
 from multiprocessing.connection import Connection
 from typing import cast
 
-import uvloop
-
 import eloquent
 from eloquent.endpoint import BUFFER_SIZE
 from netem.load.plan import Load, Orders, pin, tokens
@@ -25,9 +23,16 @@ PLAIN_HELLO = struct.Struct(">I")
 TICKET_LIFETIME_S = 600.0
 """Long enough for all connections of a run to be made on a busy machine."""
 
+
+def _new_uvloop() -> asyncio.AbstractEventLoop:
+    import uvloop  # not everywhere: it is no part of the installation on Windows
+
+    return uvloop.new_event_loop()
+
+
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
+    "uvloop": _new_uvloop,
 }
 
 
