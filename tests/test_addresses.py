@@ -1,51 +1,16 @@
 """Where a server listens and what its tickets say, over real sockets."""
 
-import asyncio
-import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvloop
 
 import eloquent
-from eloquent import KeyRing, Server, ServerStream
+from eloquent import Server, ServerStream
 from eloquent.addresses import advertised
 from eloquent.errors import ConfigurationError
 from eloquent.protocol.ticket import Ticket
-
-TIMEOUT_S = 20.0  # for what must happen; nothing waits that long unless it fails
-
-KEYS = KeyRing.generate(os.urandom)
-
-Case = Callable[[], Coroutine[Any, Any, None]]
-Run = Callable[[Case], None]
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    def run_case(case: Case) -> None:
-        async def limited() -> None:
-            await asyncio.wait_for(case(), TIMEOUT_S)
-
-        with asyncio.Runner(loop_factory=request.param) as runner:
-            runner.run(limited())
-
-    return run_case
-
-
-@asynccontextmanager
-async def served(handler: Any, host: str = "127.0.0.1", **options: Any) -> AsyncIterator[Server]:
-    async with eloquent.serve(handler, host, 0, keys=KEYS, **options) as server:
-        yield server
-
-
-async def echo(stream: ServerStream) -> None:
-    prompt = await stream.prompt()
-    assert isinstance(prompt, str)
-    await stream.send(prompt)
+from tests.loopback import KEYS, Run, echo, served
 
 
 async def is_reached(server: Server) -> bool:

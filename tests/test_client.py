@@ -5,15 +5,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvloop
 
 import eloquent
-from eloquent import KeyRing, Server, ServerStream, Ticket, TicketIssuer
+from eloquent import ServerStream, Ticket, TicketIssuer
 from eloquent.errors import (
     ConnectionClosed,
     Interrupted,
@@ -26,41 +25,7 @@ from eloquent.protocol.content import Custom, Text, Undecodable
 from eloquent.protocol.events import PathChanged, Resumed, Stalled, Thinking
 from eloquent.protocol.receive import STREAM_WINDOW
 from netem import Impairment, Outage, Relay, Scenario
-
-TIMEOUT_S = 20.0  # for what must happen; nothing waits that long unless it fails
-
-KEYS = KeyRing.generate(os.urandom)
-
-Case = Callable[[], Coroutine[Any, Any, None]]
-Run = Callable[[Case], None]
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    def run_case(case: Case) -> None:
-        async def limited() -> None:
-            await asyncio.wait_for(case(), TIMEOUT_S)
-
-        with asyncio.Runner(loop_factory=request.param) as runner:
-            runner.run(limited())
-
-    return run_case
-
-
-@asynccontextmanager
-async def served(handler: Any, **options: Any) -> AsyncIterator[Server]:
-    async with eloquent.serve(handler, "127.0.0.1", 0, keys=KEYS, **options) as server:
-        yield server
-
-
-async def echo(stream: ServerStream) -> None:
-    prompt = await stream.prompt()
-    assert isinstance(prompt, str)
-    await stream.send(prompt)
-
-
-def issuer(**options: Any) -> TicketIssuer:
-    return TicketIssuer(KEYS, entropy=os.urandom, **options)
+from tests.loopback import Run, echo, issuer, served
 
 
 def test_turns_follow_one_another_on_one_connection(run: Run) -> None:

@@ -4,15 +4,14 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
-import uvloop
 
 import eloquent
-from eloquent import KeyRing, Server, ServerStream, Ticket, TicketIssuer
+from eloquent import KeyRing, Server, Ticket, TicketIssuer
 from eloquent.errors import (
     ConfigurationError,
     ConnectError,
@@ -25,41 +24,7 @@ from eloquent.protocol.events import StreamOpened
 from eloquent.protocol.listener import Listener
 from eloquent.protocol.wire import RefusalCode
 from eloquent.store import MemoryStore
-
-TIMEOUT_S = 20.0  # for what must happen; nothing waits that long unless it fails
-
-KEYS = KeyRing.generate(os.urandom)
-
-Case = Callable[[], Coroutine[Any, Any, None]]
-Run = Callable[[Case], None]
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    def run_case(case: Case) -> None:
-        async def limited() -> None:
-            await asyncio.wait_for(case(), TIMEOUT_S)
-
-        with asyncio.Runner(loop_factory=request.param) as runner:
-            runner.run(limited())
-
-    return run_case
-
-
-@asynccontextmanager
-async def served(handler: Any, **options: Any) -> AsyncIterator[Server]:
-    async with eloquent.serve(handler, "127.0.0.1", 0, keys=KEYS, **options) as server:
-        yield server
-
-
-async def echo(stream: ServerStream) -> None:
-    prompt = await stream.prompt()
-    assert isinstance(prompt, str)
-    await stream.send(prompt)
-
-
-def issuer(**options: Any) -> TicketIssuer:
-    return TicketIssuer(KEYS, entropy=os.urandom, **options)
+from tests.loopback import Run, echo, issuer, served
 
 
 def silent_socket(host: str = "127.0.0.1") -> socket.socket:

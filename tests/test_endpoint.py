@@ -4,30 +4,10 @@ import asyncio
 import math
 import socket
 import time
-from collections.abc import Callable, Coroutine, Hashable
-from typing import Any
-
-import pytest
-import uvloop
+from collections.abc import Hashable
 
 from eloquent.endpoint import MAX_WAITING, READS_PER_WAKE_UP, Datagrams, Driver, UdpSocket, configure
-
-TIMEOUT_S = 10.0  # for what must happen; nothing waits that long unless it fails
-
-Case = Callable[[], Coroutine[Any, Any, None]]
-Run = Callable[[Case], None]
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    def run_case(case: Case) -> None:
-        async def limited() -> None:
-            await asyncio.wait_for(case(), TIMEOUT_S)
-
-        with asyncio.Runner(loop_factory=request.param) as runner:
-            runner.run(limited())
-
-    return run_case
+from tests.loopback import Run
 
 
 def bound(host: str = "127.0.0.1") -> socket.socket:

@@ -2,18 +2,15 @@
 
 import asyncio
 import logging
-import os
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import uvloop
 
 import eloquent
-from eloquent import KeyRing, Server, ServerStream
+from eloquent import Server, ServerStream
 from eloquent.errors import (
     AnswerFailed,
     ConfigurationError,
@@ -29,31 +26,7 @@ from eloquent.protocol.listener import GRACE
 from eloquent.protocol.streams import LogGroup
 from eloquent.protocol.wire import RefusalCode
 from eloquent.store import MemoryStore
-
-TIMEOUT_S = 20.0  # for what must happen; nothing waits that long unless it fails
-
-KEYS = KeyRing.generate(os.urandom)
-
-Case = Callable[[], Coroutine[Any, Any, None]]
-Run = Callable[[Case], None]
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    def run_case(case: Case) -> None:
-        async def limited() -> None:
-            await asyncio.wait_for(case(), TIMEOUT_S)
-
-        with asyncio.Runner(loop_factory=request.param) as runner:
-            runner.run(limited())
-
-    return run_case
-
-
-@asynccontextmanager
-async def served(handler: Any, host: str = "127.0.0.1", **options: Any) -> AsyncIterator[Server]:
-    async with eloquent.serve(handler, host, 0, keys=KEYS, **options) as server:
-        yield server
+from tests.loopback import KEYS, Run, served
 
 
 async def answer_to(server: Server, prompt: Any, claims: dict[str, object] | None = None) -> list[Content]:
