@@ -25,12 +25,12 @@ from eloquent.protocol.events import (
     TicketReceived,
 )
 from eloquent.protocol.handshake import Protection
-from eloquent.protocol.path import Address, Paths
+from eloquent.protocol.path import Address, Paths, is_port_change
 from eloquent.protocol.recovery import INITIAL_RTT, AckOutcome, Recovery
 from eloquent.protocol.send import ELOQUENT, Policy
 from eloquent.protocol.silence import LIVENESS, Silence
 from eloquent.protocol.streams import LogGroup, Stream
-from eloquent.protocol.vigil import BlockedSender, Verdict, Vigil
+from eloquent.protocol.vigil import BlockedSender, Verdict, Vigil, is_due
 from eloquent.protocol.wire import (
     Ack,
     Close,
@@ -214,9 +214,9 @@ class Connection:
         now = self._advance(now)
         if self.ended is not None:
             return
-        if _is_due(self.recovery.loss_at, now):
+        if is_due(self.recovery.loss_at, now):
             self._on_outcome(self.recovery.on_loss_timer(now=now), now)
-        if _is_due(self.breaker.open_until, now):
+        if is_due(self.breaker.open_until, now):
             self.breaker.open_until = None
         if self.paths.on_timer(pto=self.recovery.rtt.pto, now=now):
             self.events.append(PathChanged(self.paths.active.address))
@@ -305,7 +305,7 @@ class Connection:
         old = paths.active.address
         paths.migrate(address, size, pto=self.recovery.rtt.pto, now=now)
         self.events.append(PathChanged(address))
-        if not _same_host(old, address):
+        if not is_port_change(old, address):
             self.recovery.restart_path()
             self.delay = DelaySignal(self.settings.coalescing)
             self.cadence.interval = self.delay.interval
@@ -402,11 +402,11 @@ class Connection:
 
     def _ask_if_due(self, now: float) -> None:
         """Send a probe or a PING where the peer owes a word."""
-        if _is_due(self._probe_at(), now):
+        if is_due(self._probe_at(), now):
             self._refresh_carried()
             if self.delivery.oldest_carried_at is None:
                 self.recovery.let_copies_go()
-            if _is_due(self._probe_at(), now):
+            if is_due(self._probe_at(), now):
                 self.composer.probe(in_flight=self.recovery.in_flight)
                 self.silence.probes += 1
                 self._probed_at = now
@@ -439,11 +439,3 @@ class Connection:
         self.ended = ConnectionEnded(by, code, reason)
         self.gone_at = now + CLOSING_PTOS * self.recovery.rtt.pto
         self.events.append(self.ended)
-
-
-def _is_due(deadline: float | None, now: float) -> bool:
-    return deadline is not None and deadline <= now
-
-
-def _same_host(old: Address, new: Address) -> bool:
-    return isinstance(old, tuple) and isinstance(new, tuple) and old[:1] == new[:1]

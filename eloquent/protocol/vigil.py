@@ -80,17 +80,17 @@ class Vigil:
         """Find what is due, and when to look again."""
         verdict = Verdict()
         stalled_at = self._silence.stalled_at(pto)
-        if not self.is_stalled and _is_due(stalled_at, now):
+        if not self.is_stalled and is_due(stalled_at, now):
             self.is_stalled = verdict.has_stalled = True
-        verdict.gives_up = _is_due(self._silence.gives_up_at(), now)
-        verdict.is_idle = _is_due(self._idle_at(), now)
-        if _is_due(self._liveness_at(), now):
+        verdict.gives_up = is_due(self._silence.gives_up_at(), now)
+        verdict.is_idle = is_due(self._idle_at(), now)
+        if is_due(self._liveness_at(), now):
             verdict.wants_ping = True
             # The PING before this one was answered, and still there is no text.
             verdict.is_thinking = self._silence.was_pinged and not self._is_thinking
             self._is_thinking |= verdict.is_thinking
             self._silence.on_ping()
-        if _is_due(self._keep_alive_at(), now):
+        if is_due(self._keep_alive_at(), now):
             verdict.wants_ping = True
             self._keep_alive = self._draw_keep_alive()
         self._plan(None if self.is_stalled else stalled_at, now)
@@ -148,12 +148,13 @@ class BlockedSender:
 
     def ask_if_due(self, *, now: float) -> bool:
         """Whether a PING is due; the next one comes after twice the time."""
-        if not _is_due(self.next_at(), now):
+        if not is_due(self.next_at(), now):
             return False
         self._since = now
         self._wait = min(self._wait * 2, BLOCKED_PING_MAX)
         return True
 
 
-def _is_due(deadline: float | None, now: float) -> bool:
+def is_due(deadline: float | None, now: float) -> bool:
+    """Whether there is a deadline and it has come."""
     return deadline is not None and deadline <= now
