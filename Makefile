@@ -4,6 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest -n auto --maxprocesses=4
 FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 1
 
 .PHONY: demo test check lint docs bench bench-short test-all test-wheel fuzz
 # Make would delete the stamps that only pattern rules name.
@@ -50,12 +51,14 @@ test-wheel: .venv/.group-test
 	cd build/wheel/tree && PYTHONPATH=. ../venv/bin/pytest -n auto --maxprocesses=4 -m "not slow"
 
 # tests/fuzz/fuzz_NAME.py starts from tests/fuzz/corpus/NAME; what it finds goes to build/fuzz/NAME.
+# FUZZ_SEED=0 takes another way each time; the fixed one lets a run be repeated.
 fuzz: $(patsubst tests/fuzz/fuzz_%.py,fuzz-%,$(wildcard tests/fuzz/fuzz_*.py))
 
 fuzz-%: .venv/.group-test .venv/.group-fuzz
 	mkdir -p build/fuzz/$*
-	$(BIN)/python tests/fuzz/fuzz_$*.py build/fuzz/$* $(wildcard tests/fuzz/corpus/$*) \
-		-artifact_prefix=build/fuzz/ -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1
+	PYTHONHASHSEED=0 $(BIN)/python tests/fuzz/fuzz_$*.py build/fuzz/$* \
+		$(wildcard tests/fuzz/corpus/$*) -artifact_prefix=build/fuzz/ \
+		-max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) -print_final_stats=1
 
 # Dependency groups (PEP 735) need pip 25.1; a fresh environment of Python 3.11 has 23 or 24.
 .venv/.pip:

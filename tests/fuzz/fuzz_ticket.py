@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 KEY_ID, KEY, NONCE = bytes(4), bytes(32), bytes(12)
 CIPHER = AESGCM(KEY)
 ISSUER = TicketIssuer(KeyRing([(KEY_ID, KEY)]), ipv4=("192.0.2.1", 4433), entropy=bytes)
+# The corpus holds what ISSUER's key sealed, so that is no forgery; nothing there is under this key.
+STRANGER = TicketIssuer(KeyRing([(KEY_ID, bytes(31) + b"k")]), ipv4=("192.0.2.1", 4433), entropy=bytes)
 
 
 def test_one_input(data: bytes) -> None:
@@ -25,7 +27,8 @@ def test_one_input(data: bytes) -> None:
             assert Ticket.decode(ticket.encode()) == ticket
     with contextlib.suppress(ConfigurationError):
         KeyRing.parse(data.decode("utf-8", "replace"))
-    assert ISSUER.open_untrusted(data) is None
+    assert STRANGER.open_untrusted(data) is None
+    ISSUER.open_untrusted(data)
     ISSUER.open_untrusted(KEY_ID + NONCE + CIPHER.encrypt(NONCE, data, KEY_ID))
 
 
