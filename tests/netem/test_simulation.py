@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from eloquent.errors import ConfigurationError
-from netem import Fate, Impairment, Livelock, Outage, Scenario, Simulation, scenario
+from netem import Fate, Impairment, Outage, Scenario, Simulation, scenario
+from netem.simulation import Livelock
 
 SERVER = "server"
 

@@ -1,0 +1,82 @@
+"""What must be undone when the process ends, in whatever way it can still act upon.
+
+An exception unwinds through `async with`. For what does not, a termination signal or an exit from
+elsewhere, this module keeps the open laboratories. After SIGKILL, `python -m netem clean` is left.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+_undos: list[Callable[[], None]] = []
+_owner = 0
+"""The process that the list belongs to: a fork has a copy, and must not act on it."""
+
+_undoing = 0
+_put_off: list[int] = []
+"""Signals that came while something was being undone in the main thread."""
+
+
+def add(undo: Callable[[], None]) -> None:
+    """Have `undo` called at the end of the process, unless it is removed before.
+
+    From the main thread this also takes SIGTERM and SIGHUP, where the program has left them to
+    their default: then `undo` is called and the signal ends the process as before.
+    """
+    global _owner  # one list for each process
+    if _owner != os.getpid():
+        _owner = os.getpid()
+        _undos.clear()
+        atexit.register(_undo_all)
+    _undos.append(undo)
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _undo_and_die)
+
+
+def remove(undo: Callable[[], None]) -> None:
+    """Take back add(); nothing where it was not added, or by another process."""
+    with contextlib.suppress(ValueError):
+        _undos.remove(undo)
+    if not _undos and threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            if signal.getsignal(number) is _undo_and_die:
+                signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Signals that this module takes wait for the end of the block."""
+    global _undoing
+    _undoing += 1
+    try:
+        yield
+    finally:
+        _undoing -= 1
+        if _put_off and not _undoing:
+            _undo_and_die(_put_off.pop(), None)
+
+
+def _undo_all() -> None:
+    if _owner == os.getpid():
+        for undo in reversed(_undos[:]):
+            with contextlib.suppress(Exception):  # the others must go on; nobody is left to tell
+                undo()
+
+
+def _undo_and_die(number: int, frame: FrameType | None) -> None:
+    if _undoing:
+        _put_off.append(number)
+        return
+    _undo_all()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
