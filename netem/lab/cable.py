@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 
 from eloquent.errors import ConfigurationError
 from netem.scenario import Scenario
@@ -72,7 +73,7 @@ def attachments_of(cables: Sequence[Cable]) -> dict[str, list[Attachment]]:
     attachments: dict[str, list[Attachment]] = {name: [] for name in hosts_of(cables)}
     for index, cable in enumerate(cables):
         v4 = [f"10.77.{index}.{host}" for host in (1, 2)]
-        v6 = [f"fd77:0:0:{index:x}::{host}" for host in (1, 2)]
+        v6 = [str(IPv6Address(f"fd77:0:0:{index:x}::{host}")) for host in (1, 2)]
         for end, name in enumerate(cable.hosts):
             attachments[name].append(
                 Attachment(

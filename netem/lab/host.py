@@ -8,6 +8,7 @@ import os
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import TypeVar, overload
 
 from eloquent.errors import UsageError
@@ -117,44 +118,44 @@ class Host:
         )
 
     async def _run_function(self, function: Callable[[], Awaitable[T]]) -> T:
-        outer = asyncio.get_running_loop()
-        result: asyncio.Future[T] = outer.create_future()
-        inner: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = []
-
-        def settle(value: T | None, error: BaseException | None) -> None:
-            if result.done():
-                return
-            if error is not None:
-                result.set_exception(error)
-            else:
-                result.set_result(value)  # type: ignore[arg-type]  # None is a T here
-
-        async def work() -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            inner.append((asyncio.get_running_loop(), task))
-            try:
-                value = await function()
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:
-                outer.call_soon_threadsafe(settle, None, error)
-            else:
-                outer.call_soon_threadsafe(settle, value, None)
+        inner: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
+        result: Future[T] = Future()
 
         def enter() -> None:
-            with contextlib.suppress(asyncio.CancelledError):
-                self.namespace.call(asyncio.run, work())  # type: ignore[arg-type]
+            try:
+                self.namespace.call(_run_loop, function, inner, result)
+            except OSError as error:  # the namespace is gone
+                inner.set_exception(error)
+                result.set_exception(error)
 
         thread = threading.Thread(target=enter, name=f"netem-{self.name}")
         thread.start()
         try:
-            return await asyncio.shield(result)
+            return await asyncio.shield(asyncio.wrap_future(result))
         finally:
-            for loop, task in inner:
-                with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended
+            if not result.done():
+                loop, task = inner.result()
+                with contextlib.suppress(RuntimeError):  # it has just ended, and its loop is closed
                     loop.call_soon_threadsafe(task.cancel)
             await asyncio.shield(asyncio.to_thread(thread.join))
+
+
+def _run_loop(
+    function: Callable[[], Awaitable[T]],
+    inner: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]],
+    result: Future[T],
+) -> None:
+    async def work() -> T:
+        return await function()
+
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(work())
+        inner.set_result((loop, task))
+        try:
+            result.set_result(loop.run_until_complete(task))
+        except BaseException as error:
+            result.set_exception(error)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -137,6 +137,17 @@ async def test_a_coroutine_raises_and_is_cancelled_like_one_outside() -> None:
         assert ended == ["cleaned up"]
 
 
+async def test_after_the_block_a_host_runs_nothing() -> None:
+    async with Lab(CLEAN, name="test_after") as lab:
+        host = lab.host("client")
+
+    async def work() -> None: ...
+
+    with pytest.raises(FileNotFoundError):
+        await host.run(work)
+    assert (await host.run(["true"])).returncode != 0
+
+
 async def test_playing_again_starts_time_and_counts_anew() -> None:
     dead = replace(CLEAN, outages=(Outage(start_s=0.0, duration_s=600.0),))
     async with Lab(CLEAN, name="test_play") as lab:
