@@ -14,7 +14,9 @@ from netem.errors import LabUnavailable, LinkFailed
 from netem.impairment import Bursts, GilbertElliott, Impairment
 from netem.link import Fate, Link, LinkCounts
 from netem.profiles import scenario, scenario_names
-from netem.scenario import Change, Direction, Outage, Scenario
+from netem.scenario import Change, CrossTraffic, Direction, Outage, Scenario
+from netem.scenario_file import find_scenario, load_scenario
+from netem.trace import DeliveryTrace
 
 if TYPE_CHECKING:
     from netem.lab.cable import Cable as Cable
@@ -38,6 +40,8 @@ __all__ = [
     "Bursts",
     "Cable",
     "Change",
+    "CrossTraffic",
+    "DeliveryTrace",
     "Direction",
     "Fate",
     "GilbertElliott",
@@ -53,6 +57,8 @@ __all__ = [
     "Scenario",
     "Simulation",
     "become_root",
+    "find_scenario",
+    "load_scenario",
     "scenario",
     "scenario_names",
 ]

@@ -4,12 +4,14 @@ The link has no clock and no socket; the simulation calls it with virtual time, 
 time since it started. What happens to a datagram, in this order:
 
 1. an outage drops it or holds it until the outage ends;
-2. the queue before a link of limited rate drops it or makes it wait;
-3. loss drops it. Dropped here, it has used its time on the wire, as on a radio;
+2. the queue before a link of limited rate, or of a recorded one, drops it or makes it wait;
+3. loss drops it, or marks it where that is asked for. Dropped here, it has used its time on the
+   wire, as on a radio;
 4. delay and jitter, corruption, reordering, duplication.
 
 Everything random comes from the seed. When bursts start and end depends on seed, direction and
-time alone, so that two protocols compared under one seed meet the same bursts.
+time alone, so that two protocols compared under one seed meet the same bursts. A trace likewise
+begins with the scenario, also where a change brings it in later.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from random import Random
 
 from netem.impairment import IP_UDP_HEADER_BYTES, Bursts, GilbertElliott, Impairment
 from netem.scenario import Direction, Scenario
+from netem.trace import TraceLine
 
 _ROUNDING_S = 1e-9  # sums of transmission times round; a wait equal to the limit is allowed
 
@@ -29,6 +32,8 @@ class Fate(StrEnum):
     """What became of a datagram when it was sent."""
 
     DELIVERED = "delivered"
+    MARKED = "marked"
+    """Delivered, and its sender is to be told of congestion."""
     LOSS = "loss"
     QUEUE = "queue"
     OUTAGE = "outage"
@@ -40,7 +45,7 @@ class Fate(StrEnum):
 class LinkCounts:
     """How many datagrams met which fate.
 
-    `sent` is the sum of `delivered` and the three `dropped_by_`. Duplicated, corrupted and
+    `sent` is the sum of `delivered` and the three `dropped_by_`. Marked, duplicated, corrupted and
     reordered ones are among the delivered; a duplicate is not counted twice. `sent_bytes` includes
     IP and UDP headers.
     """
@@ -51,6 +56,7 @@ class LinkCounts:
     dropped_by_loss: int = 0
     dropped_by_queue: int = 0
     dropped_by_outage: int = 0
+    marked: int = 0
     duplicated: int = 0
     corrupted: int = 0
     reordered: int = 0
@@ -68,6 +74,11 @@ class BurstClock:
         # The exponential distribution has no memory: a state met half-way lasts as long again.
         self._until = self._draw_duration()
 
+    @property
+    def until(self) -> float:
+        """When the state that is_bad() has told last ends."""
+        return self._until
+
     def is_bad(self, now: float) -> bool:
         """Tell the state at `now`; a `now` that goes backwards counts as unchanged."""
         while now >= self._until:
@@ -78,6 +89,11 @@ class BurstClock:
     def _draw_duration(self) -> float:
         mean = self._bursts.bad_s if self._is_bad else self._bursts.good_s
         return self._rng.expovariate(1.0 / mean)
+
+
+def burst_clock(bursts: Bursts, direction: Direction, *, seed: int) -> BurstClock:
+    """The bursts that a Link of that direction and seed meets."""
+    return BurstClock(bursts, Random(f"{seed}/{direction}/bursts"))
 
 
 class Link:
@@ -91,6 +107,7 @@ class Link:
         "_is_bad",
         "_is_lossless",
         "_is_plain",
+        "_line",
         "_normal",
         "_outage",
         "_queue_limit_s",
@@ -117,16 +134,24 @@ class Link:
         self._is_bad = False
         self._bursts: BurstClock | None = None
         self._free_at = 0.0
+        self._line: TraceLine | None = None
         self._impairment = Impairment()
         self._adopt(scenario.impairment_at(direction, 0.0))
         self._outage = scenario.outage_at(0.0)
         self._until = scenario.next_transition(0.0)
 
-    def send(self, payload: bytes, *, now: float) -> list[tuple[float, bytes]]:
-        """Take a datagram; return its copies with their times of arrival, in no order."""
+    def send(
+        self, payload: bytes, *, now: float, size: int | None = None, is_ecn_capable: bool = False
+    ) -> list[tuple[float, bytes]]:
+        """Take a datagram; return its copies with their times of arrival, in no order.
+
+        `size` is that of the whole IP packet; where it is left out, `payload` is that of UDP over
+        IPv4. What `fate` then says is marked, the caller has to mark.
+        """
         if now >= self._until:
             self._follow_timeline(now)
-        size = len(payload) + IP_UDP_HEADER_BYTES
+        if size is None:
+            size = len(payload) + IP_UDP_HEADER_BYTES
         counts = self.counts
         counts.sent += 1
         counts.sent_bytes += size
@@ -146,12 +171,22 @@ class Link:
                 self.fate = Fate.QUEUE
                 return []
             self._free_at = departs_at = starts_at + size * self._seconds_per_byte
-        if not self._is_lossless and self._drops(departs_at):
-            counts.dropped_by_loss += 1
-            self.fate = Fate.LOSS
-            return []
-        counts.delivered += 1
+        elif self._line is not None:
+            delivered_at = self._line.deliver(size, departs_at)
+            if delivered_at == math.inf:
+                counts.dropped_by_queue += 1
+                self.fate = Fate.QUEUE
+                return []
+            self._free_at = departs_at = delivered_at
         self.fate = Fate.DELIVERED
+        if not self._is_lossless and self._drops(departs_at):
+            if not (is_ecn_capable and self._impairment.ecn):
+                counts.dropped_by_loss += 1
+                self.fate = Fate.LOSS
+                return []
+            counts.marked += 1
+            self.fate = Fate.MARKED
+        counts.delivered += 1
         if self._is_plain:
             return [(departs_at + self._impairment.delay_s, payload)]
         return self._deliver(payload, departs_at)
@@ -172,12 +207,23 @@ class Link:
         self._is_plain = not (
             impairment.jitter_s or impairment.duplication or impairment.reordering or impairment.corruption
         )
+        self._adopt_trace(impairment)
         model = impairment.gilbert_elliott
         if model is not None and model != previous.gilbert_elliott:
             self._is_bad = self._random() < model.share_of_bad
         # Made anew, but a function of time: a change that keeps the bursts does not shift them.
-        rng = Random(f"{self._seed}/{self._direction}/bursts")
-        self._bursts = None if impairment.bursts is None else BurstClock(impairment.bursts, rng)
+        self._bursts = None
+        if impairment.bursts is not None:
+            self._bursts = burst_clock(impairment.bursts, self._direction, seed=self._seed)
+
+    def _adopt_trace(self, impairment: Impairment) -> None:
+        if impairment.trace is None:
+            self._line = None
+            return
+        if self._line is None or self._line.trace is not impairment.trace:
+            self._line = TraceLine(impairment.trace, free_at=self._free_at)
+        self._line.limit_s = self._queue_limit_s
+        self._line.limit_bytes = math.inf if impairment.queue_bytes is None else impairment.queue_bytes
 
     def _drops(self, at: float) -> bool:
         impairment = self._impairment
@@ -222,10 +268,7 @@ class Link:
         self._normal = correlation * self._normal + math.sqrt(
             1.0 - correlation * correlation
         ) * self._rng.gauss(0.0, 1.0)
-        unit = self._normal
-        if impairment.jitter_distribution == "uniform":
-            unit = math.erf(unit * math.sqrt(0.5))  # normal to uniform between -1 and 1
-        return max(0.0, impairment.delay_s + impairment.jitter_s * unit)
+        return impairment.delay_at(self._normal)
 
     def _flip_bit(self, payload: bytes) -> bytes:
         bit = self._rng.randrange(len(payload) * 8)

@@ -2,16 +2,21 @@
 
 Figures are the source's; what the source does not say and was added here is in `note`. All
 profiles treat both directions alike unless the source does not. Delays are one way; where a source
-gives one latency for a whole path, each direction has half.
+gives one latency for a whole path, each direction has half. Where the source is `arbitrary`, the
+note says what the scenario stands for, and nothing in it was measured.
 """
 
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 
 from eloquent.errors import ConfigurationError
 from netem.impairment import Bursts, GilbertElliott, Impairment
-from netem.scenario import Outage, Scenario
+from netem.scenario import Change, CrossTraffic, Outage, Scenario
+
+ARBITRARY = "arbitrary"
+"""The source of scenarios that were made up here."""
 
 _QUEUE_S = 1.0
 """Depth of the queue before every limited rate. No source gives one; 1 s is arbitrary, and in the
@@ -33,9 +38,12 @@ def scenario(name: str, *, rtt_s: float | None = None) -> Scenario:
     return found if rtt_s is None else found.with_rtt(rtt_s)
 
 
-def scenario_names() -> tuple[str, ...]:
-    """Return the names that scenario() knows, in the order of the sources."""
-    return tuple(_SCENARIOS)
+def scenario_names(*, is_simulated: bool | None = None) -> tuple[str, ...]:
+    """Return the names that scenario() knows, in the order of the sources.
+
+    `is_simulated` leaves those that simulation and relay can play, or cannot.
+    """
+    return tuple(each.name for each in _ALL if is_simulated is None or each.is_simulated == is_simulated)
 
 
 def _symmetric(
@@ -43,6 +51,7 @@ def _symmetric(
     impairment: Impairment,
     *,
     outages: tuple[Outage, ...] = (),
+    cross_traffic: tuple[CrossTraffic, ...] = (),
     source: str = "",
     licence: str = "",
     note: str = "",
@@ -52,6 +61,7 @@ def _symmetric(
         up=impairment,
         down=impairment,
         outages=outages,
+        cross_traffic=cross_traffic,
         source=source,
         licence=licence,
         note=note,
@@ -118,6 +128,106 @@ def _driving(
     )
 
 
+def _radio(
+    delay_ms: float, *, up_kbps: float, down_kbps: float, jitter_ms: float, bursts: Bursts | None = None
+) -> tuple[Impairment, Impairment]:
+    """A moment of a mobile link: (up, down), which differ in their rate."""
+
+    def one_way(kbps: float) -> Impairment:
+        return Impairment(
+            delay_s=delay_ms / 1e3,
+            jitter_s=jitter_ms / 1e3,
+            bursts=bursts,
+            rate_bps=kbps * 1e3,
+            queue_s=_QUEUE_S,
+        )
+
+    return one_way(up_kbps), one_way(down_kbps)
+
+
+def _train() -> Scenario:
+    station = _radio(25, up_kbps=10_000, down_kbps=20_000, jitter_ms=3)
+    country = _radio(
+        35,
+        up_kbps=3_000,
+        down_kbps=8_000,
+        jitter_ms=8,
+        bursts=Bursts(good_s=3.0, bad_s=0.15, loss_in_good=0.005, loss_in_bad=0.5),
+    )
+    cutting = _radio(
+        50,
+        up_kbps=700,
+        down_kbps=2_000,
+        jitter_ms=15,
+        bursts=Bursts(good_s=0.8, bad_s=0.2, loss_in_good=0.02, loss_in_bad=0.6),
+    )
+    edge_of_coverage = _radio(
+        200,
+        up_kbps=60,
+        down_kbps=120,
+        jitter_ms=30,
+        bursts=Bursts(good_s=0.6, bad_s=0.25, loss_in_good=0.03, loss_in_bad=0.5),
+    )
+    return Scenario(
+        "train",
+        *station,
+        changes=(
+            Change(6.0, *country),
+            Change(22.0, *cutting),
+            Change(44.0, *edge_of_coverage),
+            Change(56.0, *country),
+        ),
+        outages=(
+            Outage(10.0, 0.3, held=True),
+            Outage(16.0, 0.5, held=True),
+            Outage(28.0, 10.0),
+            Outage(55.0, 1.2, held=True),
+        ),
+        source=ARBITRARY,
+        note="one minute of a train ride, then as it ends: a station, open country with two handovers, a "
+        "cutting with a tunnel of 10 s in it, the edge of coverage, a handover to open country",
+    )
+
+
+def _lift() -> Scenario:
+    landing = Impairment(delay_s=0.015, jitter_s=0.003)
+    fading = Impairment(
+        delay_s=0.040,
+        jitter_s=0.015,
+        bursts=Bursts(good_s=0.3, bad_s=0.2, loss_in_good=0.05, loss_in_bad=0.8),
+    )
+    return Scenario(
+        "lift",
+        up=landing,
+        down=landing,
+        changes=(Change(4.0, fading, fading), Change(16.0, landing, landing)),
+        outages=(Outage(6.0, 8.0),),
+        source=ARBITRARY,
+        note="a lift ride: two seconds of fading, 8 s without any signal, two seconds of fading",
+    )
+
+
+def _handover() -> Scenario:
+    wifi = Impairment(delay_s=0.008, jitter_s=0.002)
+    fading = Impairment(
+        delay_s=0.020,
+        jitter_s=0.010,
+        bursts=Bursts(good_s=0.4, bad_s=0.15, loss_in_good=0.05, loss_in_bad=0.7),
+    )
+    cellular = Impairment(delay_s=0.050, jitter_s=0.015)
+    return Scenario(
+        "handover",
+        up=wifi,
+        down=wifi,
+        changes=(Change(6.0, fading, fading), Change(9.0, cellular, cellular)),
+        outages=(Outage(9.0, 1.5),),
+        source=ARBITRARY,
+        note="out of the house: Wi-Fi that fades for 3 s, 1.5 s of nothing, a cellular network; the "
+        "address stays, which outside of a laboratory it would not",
+    )
+
+
+_DOWNLOAD = CrossTraffic(start_s=5.0, duration_s=20.0)
 _BURSTY = Bursts(good_s=0.368, bad_s=0.029, loss_in_good=0.04, loss_in_bad=0.50)
 _SCANS = Impairment(delay_s=0.003)
 
@@ -208,6 +318,21 @@ _ALL = (
         loss=0.044,
         held=Outage(start_s=1.0, duration_s=0.423, period_s=3.13, held=True),
         quantiles="123/294/530 ms",
+    ),
+    _train(),
+    _lift(),
+    _handover(),
+    replace(
+        _atc("dsl-download", up_kbps=256, down_kbps=2000, up_ms=5, down_ms=5),
+        cross_traffic=(_DOWNLOAD,),
+        note="dsl-atc and beside it a TCP download (Cubic) from 5 to 25 s, arbitrary; queue of 1 s",
+    ),
+    _symmetric(
+        "wifi-download",
+        Impairment(delay_s=0.010, rate_bps=20e6, queue_s=0.25),
+        cross_traffic=(_DOWNLOAD,),
+        source=ARBITRARY,
+        note="20 Mbit/s behind a queue of 0.25 s, filled by a TCP download (Cubic) from 5 to 25 s",
     ),
 )
 

@@ -80,8 +80,9 @@ class _Delays:
 class Relay:
     """Relays datagrams to `upstream` through `scenario`; use it as an async context manager.
 
-    `upstream` is host and port, as in socket addresses. `port` 0 takes a free one. Raises OSError
-    on entry where the address cannot be bound or found.
+    `upstream` is host and port, as in socket addresses. `port` 0 takes a free one. Raises
+    ConfigurationError where the scenario has cross traffic, and OSError on entry where the address
+    cannot be bound or found.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Relay:
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
+        scenario.check_simulated()
         self._upstream = upstream
         self._host = host
         self._port = port

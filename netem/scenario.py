@@ -1,21 +1,25 @@
 """A path over time: an impairment for each direction, what changes, and when it is cut.
 
 All times are seconds since the path came up, on a wall clock that traffic does not influence. The
-same value drives the simulation, the relay and the laboratory.
+same value drives the simulation, the relay and the laboratory; cross traffic is real TCP, which
+only the laboratory has.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, assert_never
+from typing import Literal, assert_never, get_args
 
 from eloquent.errors import ConfigurationError
-from netem.impairment import Impairment, check_probability, check_seconds
+from netem.impairment import Impairment, check_flag, check_probability, check_seconds
 
 Direction = Literal["up", "down"]
 """`up` is from the client to the server."""
+
+_CONTROL = re.compile(r"[a-z0-9_]{1,15}")  # TCP_CA_NAME_MAX of the kernel is 16, with the final 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Outage:
         check_seconds("start_s", self.start_s)
         check_seconds("duration_s", self.duration_s, above_zero=True)
         check_probability("loss", self.loss)
+        check_flag("held", self.held)
         if self.period_s is None:
             return
         check_seconds("period_s", self.period_s, above_zero=True)
@@ -87,11 +92,41 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class CrossTraffic:
+    """TCP connections beside what is under test, each sending as much as it can.
+
+    `direction` is where the data goes; a download is `down`. `congestion_control` is any name that
+    the kernel has (net.ipv4.tcp_available_congestion_control), such as cubic, reno or bbr.
+    """
+
+    start_s: float
+    duration_s: float
+    direction: Direction = "down"
+    congestion_control: str = "cubic"
+    connections: int = 1
+
+    def __post_init__(self) -> None:
+        check_seconds("start_s", self.start_s)
+        check_seconds("duration_s", self.duration_s, above_zero=True)
+        if self.direction not in get_args(Direction):
+            raise ConfigurationError(f"direction is {self.direction!r}; it must be 'up' or 'down'")
+        if not isinstance(self.congestion_control, str) or not _CONTROL.fullmatch(self.congestion_control):
+            raise ConfigurationError(
+                f"congestion_control is {self.congestion_control!r}; it must be a name such as 'cubic'"
+            )
+        if type(self.connections) is not int or self.connections < 1:
+            raise ConfigurationError(
+                f"connections is {self.connections!r}; it must be a whole number, at least 1"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """A named path between a client and a server.
 
     `changes` are in order of time. Outages cut both directions; where two overlap, the one listed
-    first counts. `source` and `licence` say where the figures come from, `note` what was added.
+    first counts. `cross_traffic` is played by the laboratory alone. `source` and `licence` say
+    where the figures come from, `note` what was added.
     """
 
     name: str
@@ -99,6 +134,7 @@ class Scenario:
     down: Impairment
     changes: tuple[Change, ...] = ()
     outages: tuple[Outage, ...] = ()
+    cross_traffic: tuple[CrossTraffic, ...] = ()
     source: str = ""
     licence: str = ""
     note: str = ""
@@ -107,6 +143,19 @@ class Scenario:
         times = [change.at_s for change in self.changes]
         if any(later <= earlier for earlier, later in pairwise(times)):
             raise ConfigurationError(f"changes are at {times} s; their times must increase")
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether simulation and relay can play it, as the laboratory can."""
+        return not self.cross_traffic
+
+    def check_simulated(self) -> None:
+        """Raise ConfigurationError unless simulation and relay can play it."""
+        if not self.is_simulated:
+            raise ConfigurationError(
+                f"the scenario {self.name!r} has cross traffic, which is real TCP: "
+                "only the laboratory can play it"
+            )
 
     def impairment_at(self, direction: Direction, t: float) -> Impairment:
         """Return the impairment in force at `t`, outages not considered."""

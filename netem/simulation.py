@@ -171,7 +171,11 @@ class Simulation:
     def add_client(
         self, endpoint: Endpoint, scenario: Scenario, *, on_event: EventObserver | None = None
     ) -> ClientHost:
-        """Attach an endpoint with numbered sockets behind `scenario`, and drain it likewise."""
+        """Attach an endpoint with numbered sockets behind `scenario`, and drain it likewise.
+
+        Raises ConfigurationError where the scenario has cross traffic.
+        """
+        scenario.check_simulated()
         index = len(self._clients)
         host = ClientHost(
             endpoint,

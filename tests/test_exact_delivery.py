@@ -9,7 +9,7 @@ from netem.experiments.jobs import run_jobs
 from netem.profiles import scenario_names
 
 
-@pytest.mark.parametrize("profile", scenario_names())
+@pytest.mark.parametrize("profile", scenario_names(is_simulated=True))
 def test_every_stream_arrives_over_every_profile(profile: str) -> None:
     for seed in range(2):
         record = run_exact(ExactPlan(profile, seed))
@@ -34,7 +34,7 @@ def test_what_once_went_wrong(profile: str, seed: int) -> None:
 
 @pytest.mark.slow
 def test_two_thousand_streams_arrive() -> None:
-    plans = plans_for(2000, scenario_names())
+    plans = plans_for(2000, scenario_names(is_simulated=True))
     assert len(plans) * STREAMS_PER_CONNECTION >= 2000
     records = run_jobs(run_exact, plans, workers=os.cpu_count() or 1)
     assert [fault for record in records for fault in record.faults] == []

@@ -149,7 +149,7 @@ def plans_for(streams: int, profiles: Sequence[str]) -> list[ExactPlan]:
 @click.option(
     "--profile",
     "profiles",
-    type=click.Choice(scenario_names()),
+    type=click.Choice(scenario_names(is_simulated=True)),
     multiple=True,
     metavar="NAME",
     help="Only this one; may be repeated.",
@@ -157,7 +157,7 @@ def plans_for(streams: int, profiles: Sequence[str]) -> list[ExactPlan]:
 @output_options
 def command(streams: int, profiles: tuple[str, ...], workers: int, as_json: bool) -> None:
     """Check that every byte arrives over every profile, with trouble added."""
-    names = profiles or scenario_names()
+    names = profiles or scenario_names(is_simulated=True)
     records = run_jobs(run_exact, plans_for(streams, names), workers=workers)
     rows: list[dict[str, Value]] = []
     for name in names:

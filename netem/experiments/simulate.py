@@ -8,10 +8,12 @@ import click
 
 from eloquent.protocol.connection import PADDING, Settings
 from eloquent.protocol.send import ELOQUENT, RETRANSMISSION_ONLY
+from netem.commands.scenario_type import ScenarioType
 from netem.experiments.answer import AnswerPlan, answer_figures, run_answer
 from netem.experiments.jobs import output_options, run_jobs, seeds_option
 from netem.figures import Report
-from netem.profiles import scenario, scenario_names
+from netem.profiles import scenario_names
+from netem.scenario import Scenario
 
 POLICIES = {"eloquent": ELOQUENT, "retransmission": RETRANSMISSION_ONLY}
 
@@ -19,12 +21,11 @@ POLICIES = {"eloquent": ELOQUENT, "retransmission": RETRANSMISSION_ONLY}
 @click.command("simulate")
 @click.option(
     "--scenario",
-    "name",
-    type=click.Choice(scenario_names()),
+    "path",
+    type=ScenarioType(is_simulated=True),
     default="bursty",
     show_default=True,
-    metavar="NAME",
-    help="One of: " + ", ".join(scenario_names()) + ".",
+    help="A TOML file, or one of: " + ", ".join(scenario_names(is_simulated=True)) + ".",
 )
 @click.option("--rtt", type=click.FloatRange(min=0.0), help="Seconds; the scenario's own if left out.")
 @click.option(
@@ -67,7 +68,7 @@ POLICIES = {"eloquent": ELOQUENT, "retransmission": RETRANSMISSION_ONLY}
 @seeds_option(200)
 @output_options
 def command(
-    name: str,
+    path: Scenario,
     rtt: float | None,
     rate: float,
     jitter: float,
@@ -80,14 +81,15 @@ def command(
     as_json: bool,
 ) -> None:
     """Stream answers over a scenario; print extra delay, datagrams, bytes and stalls."""
-    path = scenario(name, rtt_s=rtt)
+    if rtt is not None:
+        path = path.with_rtt(rtt)
     settings = Settings(padding=padding, policy=POLICIES[policy])
     plan = AnswerPlan(path, tokens, rate, jitter, pauses, settings)
     records = run_jobs(partial(run_answer, plan), range(seeds), workers=workers)
     report = Report(
         "simulate",
         conditions={
-            "scenario": name,
+            "scenario": path.name,
             "rtt_s": path.up.delay_s + path.down.delay_s,
             "rate": rate,
             "jitter": jitter,

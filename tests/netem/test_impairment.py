@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,10 @@ from hypothesis import strategies as st
 
 from eloquent.errors import ConfigurationError
 from netem import Bursts, GilbertElliott, Impairment
+from netem.jitter import DISTRIBUTIONS
+from netem.trace import DeliveryTrace
+
+TRACE = DeliveryTrace((1,))
 
 
 @pytest.mark.parametrize(
@@ -19,15 +24,23 @@ from netem import Bursts, GilbertElliott, Impairment
         ({"loss": True}, "loss is True"),
         ({"delay_s": -1.0}, "delay_s is -1.0; it must be a time in seconds"),
         ({"jitter_s": math.inf}, "jitter_s is inf"),
-        ({"jitter_distribution": "pareto"}, "must be 'normal' or 'uniform'"),
+        ({"jitter_distribution": "cauchy"}, "must be one of: normal, uniform, pareto, paretonormal"),
         ({"jitter_correlation": 1.0}, "jitter_correlation is 1"),
         ({"reordering": 0.1}, "one works only with the other"),
         ({"reordering_delay_s": 0.1}, "one works only with the other"),
-        ({"queue_s": 1.0}, "without rate_bps"),
+        ({"ecn": True}, "ecn is on without loss"),
+        ({"ecn": 1, "loss": 0.1}, "ecn is 1; it must be true or false"),
+        ({"bursts": 0.1}, "bursts is 0.1; it must be a Bursts"),
+        ({"trace": "verizon.down"}, "must be a DeliveryTrace"),
+        ({"trace": TRACE, "rate_bps": 1e6, "queue_s": 1.0}, "beside a trace"),
+        ({"trace": TRACE, "queue_s": 1.0, "queue_bytes": 1}, "give at most one"),
+        ({"queue_s": 1.0}, "without rate_bps or trace"),
         ({"rate_bps": 1e6}, "give exactly one of the two limits"),
         ({"rate_bps": 1e6, "queue_s": 1.0, "queue_bytes": 1}, "give exactly one"),
         ({"rate_bps": 0.0, "queue_s": 1.0}, "rate_bps is 0.0"),
         ({"rate_bps": 1e6, "queue_bytes": -1}, "the queue limit is -1"),
+        ({"rate_bps": 1e6, "queue_s": "1 s"}, "the queue limit is '1 s'"),
+        ({"rate_bps": 1e6, "queue_bytes": 1.5}, "queue_bytes is 1.5; it must be a whole number"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_value(settings: dict[str, Any], message: str) -> None:
@@ -63,6 +76,50 @@ def test_losses_combine() -> None:
 
 def test_a_queue_in_bytes_is_a_queue_in_time() -> None:
     assert Impairment(rate_bps=8_000.0, queue_bytes=500).queue_limit_s == 0.5
+
+
+def test_a_queue_before_a_trace_may_be_endless() -> None:
+    assert Impairment(trace=TRACE).queue_limit_s == math.inf
+    assert Impairment(trace=TRACE, queue_bytes=3000).queue_limit_s == math.inf
+    assert Impairment(trace=TRACE, queue_s=0.5).queue_limit_s == 0.5
+
+
+def test_without_jitter_the_quantiles_are_the_delay_and_that_of_what_is_reordered() -> None:
+    assert Impairment(delay_s=0.1).delay_quantile(0.999) == 0.1
+    late = Impairment(delay_s=0.1, reordering=0.25, reordering_delay_s=0.05)
+    assert late.delay_quantile(0.74) == 0.1
+    assert late.delay_quantile(0.76) == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("u", [0.0, 1.0, -1.0, math.nan])
+def test_a_quantile_needs_a_share(u: float) -> None:
+    with pytest.raises(ConfigurationError, match="a share above 0 and below 1"):
+        Impairment().delay_quantile(u)
+
+
+@given(
+    distribution=st.sampled_from(DISTRIBUTIONS),
+    delay_s=st.floats(0.0, 1.0),
+    jitter_s=st.floats(1e-6, 1.0),
+    reordering=st.floats(1e-3, 1.0),
+    reordering_delay_s=st.floats(1e-6, 1.0),
+    shares=st.tuples(st.floats(1e-6, 1.0 - 1e-6), st.floats(1e-6, 1.0 - 1e-6)),
+)
+def test_quantiles_rise_and_lie_between_the_punctual_and_the_late(
+    distribution: Any,
+    delay_s: float,
+    jitter_s: float,
+    reordering: float,
+    reordering_delay_s: float,
+    shares: tuple[float, float],
+) -> None:
+    punctual = Impairment(delay_s=delay_s, jitter_s=jitter_s, jitter_distribution=distribution)
+    mixed = replace(punctual, reordering=reordering, reordering_delay_s=reordering_delay_s)
+    low, high = (mixed.delay_quantile(share) for share in sorted(shares))
+    assert 0.0 <= low <= high + 1e-12
+    for share in shares:
+        least = punctual.delay_quantile(share)
+        assert least <= mixed.delay_quantile(share) <= least + reordering_delay_s + 1e-12
 
 
 @given(st.floats(1e-6, 1.0), st.floats(1e-6, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 1.0))

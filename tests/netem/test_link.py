@@ -6,14 +6,17 @@ behaviour and never bad luck.
 
 import math
 import statistics
+from hashlib import sha256
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netem import Bursts, Change, Fate, GilbertElliott, Impairment, Link, Outage, Scenario
+from netem import Bursts, Change, Fate, GilbertElliott, Impairment, Link, Outage, Scenario, scenario
+from netem.jitter import DISTRIBUTIONS
 from netem.link import BurstClock
 
 COUNT = 20_000
@@ -226,6 +229,75 @@ def test_held_datagrams_still_take_their_time_on_the_wire() -> None:
     link = link_of(Impairment(rate_bps=8_000.0, queue_s=10.0), Outage(0.0, 5.0, held=True))
     arrivals = [link.send(bytes(972), now=now)[0][0] for now in (0.0, 1.0, 4.0)]
     assert arrivals == [6.0, 7.0, 8.0]
+
+
+@pytest.mark.parametrize("reordering", [0.0, 0.2], ids=["in-order", "reordered"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_delays_follow_their_quantiles(distribution: Any, reordering: float) -> None:
+    impairment = Impairment(
+        delay_s=0.05,
+        jitter_s=0.01,
+        jitter_distribution=distribution,
+        reordering=reordering,
+        reordering_delay_s=0.03 if reordering else 0.0,
+    )
+    delays = [delay for delay in send_many(link_of(impairment)) if delay is not None]
+    for share in (0.01, 0.1, 0.3, 0.5, 0.7, 0.79, 0.9, 0.99, 0.999):
+        quantile = impairment.delay_quantile(share) + 1e-9
+        below = sum(delay <= quantile for delay in delays)
+        assert below / COUNT == pytest.approx(share, abs=4 * math.sqrt(share * (1.0 - share) / COUNT))
+
+
+def test_loss_marks_what_is_capable_of_ecn() -> None:
+    settings = Impairment(loss=0.1, bursts=Bursts(0.3, 0.1), ecn=True)
+    marking, dropping = link_of(settings), link_of(settings)
+    for number in range(COUNT):
+        now = number * SPACING_S
+        assert len(marking.send(b"x", now=now, is_ecn_capable=True)) == 1
+        dropping.send(b"x", now=now)
+        assert (marking.fate is Fate.MARKED) == (dropping.fate is Fate.LOSS)
+    assert marking.counts.marked == dropping.counts.dropped_by_loss > 0
+    assert marking.counts.delivered == marking.counts.sent
+    assert dropping.counts.marked == 0
+
+
+def test_without_ecn_nothing_is_marked() -> None:
+    link = link_of(Impairment(loss=1.0))
+    assert link.send(b"x", now=0.0, is_ecn_capable=True) == []
+    assert link.fate is Fate.LOSS
+
+
+def test_a_full_queue_and_an_outage_drop_what_is_capable_of_ecn() -> None:
+    limited = Impairment(loss=0.5, ecn=True, rate_bps=8_000.0, queue_s=0.0)
+    link = link_of(limited, Outage(10.0, 1.0))
+    link.send(b"x", now=0.0, is_ecn_capable=True)
+    for now, fate in ((0.0, Fate.QUEUE), (10.0, Fate.OUTAGE)):
+        assert link.send(b"x", now=now, is_ecn_capable=True) == []
+        assert link.fate is fate
+
+
+def test_the_size_on_the_wire_can_be_given() -> None:
+    link = link_of(Impairment(rate_bps=8_000.0, queue_s=0.0))
+    assert link.send(b"x", now=0.0, size=500) == [(0.5, b"x")]
+    assert link.counts.sent_bytes == 500
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bursty", "7fcc6e82dd328855"),
+        ("wifi-lossy", "00de974ac9538000"),
+        ("driving-hspa", "adf25e4414b1549c"),
+    ],
+)
+def test_fates_of_a_seed_stay_what_they_were(name: str, expected: str) -> None:
+    """The figures of the documentation are of such seeds."""
+    link = Link(scenario(name), "down", seed=7)
+    fates = []
+    for number in range(5000):
+        link.send(b"x", now=number * 0.0113)
+        fates.append(link.fate[0])
+    assert sha256("".join(fates).encode()).hexdigest().startswith(expected)
 
 
 def test_the_directions_differ_and_seeds_repeat() -> None:

@@ -2,6 +2,7 @@ import pytest
 
 from eloquent.errors import ConfigurationError
 from netem import Link, scenario, scenario_names
+from netem.profiles import ARBITRARY
 
 EXPECTED_LOSS = {
     "wifi": 0.01,
@@ -24,7 +25,7 @@ EXPECTED_LOSS = {
 def test_every_scenario_says_where_it_comes_from(name: str) -> None:
     found = scenario(name)
     assert found.name == name
-    assert found.note if name == "clean" else found.source and found.licence
+    assert found.note if found.source in ("", ARBITRARY) else found.source and found.licence
 
 
 @pytest.mark.parametrize("name", EXPECTED_LOSS)

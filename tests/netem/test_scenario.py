@@ -1,11 +1,13 @@
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eloquent.errors import ConfigurationError
-from netem import Change, Impairment, Outage, Scenario
+from netem import Change, Impairment, Outage, Relay, Scenario, Simulation
+from netem.scenario import CrossTraffic
 
 CLEAN = Impairment()
 
@@ -60,6 +62,61 @@ def test_transitions_alternate_and_agree_with_the_windows(
 def test_an_impossible_outage_is_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Outage(**values)  # type: ignore[arg-type]
+
+
+def test_a_flag_is_no_number() -> None:
+    with pytest.raises(ConfigurationError, match="held is 1; it must be true or false"):
+        Outage(0.0, 1.0, held=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"start_s": -1.0}, "start_s is -1.0"),
+        ({"duration_s": 0.0}, "duration_s is 0.0"),
+        ({"direction": "left"}, "direction is 'left'; it must be 'up' or 'down'"),
+        ({"congestion_control": "New Reno"}, "congestion_control is 'New Reno'"),
+        ({"congestion_control": 1}, "congestion_control is 1"),
+        ({"connections": 0}, "connections is 0"),
+        ({"connections": 1.5}, "connections is 1.5"),
+        ({"connections": True}, "connections is True"),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
+)
+def test_impossible_cross_traffic_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        CrossTraffic(**{"start_s": 0.0, "duration_s": 1.0, **values})
+
+
+def test_only_the_laboratory_plays_cross_traffic() -> None:
+    path = Scenario("busy", up=CLEAN, down=CLEAN, cross_traffic=(CrossTraffic(1.0, 2.0),))
+    assert not path.is_simulated
+    assert path.with_rtt(0.1).cross_traffic == path.cross_traffic
+    message = "'busy' has cross traffic, which is real TCP: only the laboratory"
+    with pytest.raises(ConfigurationError, match=message):
+        Relay(("127.0.0.1", 1), path, seed=1)
+    simulation = Simulation(seed=1)
+    with pytest.raises(ConfigurationError, match=message):
+        simulation.add_client(Silent(), path)
+
+
+class Silent:
+    """An endpoint that does nothing."""
+
+    def receive_datagram(self, data: bytes, address: Any, *, now: float) -> None:
+        raise NotImplementedError
+
+    def handle_timer(self, *, now: float) -> None:
+        raise NotImplementedError
+
+    def datagrams_to_send(self, *, now: float) -> list[tuple[bytes, Any]]:
+        return []
+
+    def next_timer(self) -> float | None:
+        return None
+
+    def next_event(self) -> object | None:
+        return None
 
 
 def test_changes_take_effect_at_their_time_and_in_their_direction() -> None:

@@ -1,0 +1,1 @@
+"""Commands of `python -m netem` about the laboratory and its scenarios."""
