@@ -1,10 +1,13 @@
-"""`demo`: the same answer with and without redundancy, side by side, over the same bad link."""
+"""`demo`: the same answer sent in different ways, side by side, over the same bad link."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -12,12 +15,29 @@ from rich.live import Live
 from rich.table import Table
 
 from eloquent.commands.loop import new_event_loop
+from eloquent.errors import EloquentError
 from eloquent.protocol.send import ELOQUENT, RETRANSMISSION_ONLY
 from eloquent.replay import default_text, subword_split
+from netem.commands.scenario_type import ScenarioType
+from netem.errors import LabUnavailable
 from netem.experiments.panes import REFRESH_RATE, Panes
-from netem.experiments.race import Plan, Side, run_race
+from netem.experiments.race import (
+    Plan,
+    Side,
+    cables,
+    congestion_control,
+    run_in_laboratory,
+    run_over_relays,
+)
 from netem.figures import Report, Value, delay_figures
-from netem.profiles import scenario, scenario_names
+from netem.scenario import Scenario
+from netem.transport import UdpTransport
+
+if TYPE_CHECKING:
+    from netem.lab.lab import Lab
+
+_CABLES = 3
+"""One for each side of the race in the laboratory."""
 
 _LABELS = {
     "p50_ms": ("extra delay, p50", "{:.0f} ms"),
@@ -26,26 +46,27 @@ _LABELS = {
     "longest_stall_ms": ("longest stall", "{:.0f} ms"),
     "lost_s": ("time lost in stalls", "{:.1f} s"),
     "stall_ratio": ("share of the reading time", "{:.1%}"),
-    "datagrams_per_token": ("datagrams per token", "{:.2f}"),
+    "datagrams_per_token": ("packets per token", "{:.2f}"),
     "padded_bytes_per_token": ("bytes per token", "{:.0f}"),
 }
 """What the table shows, under the keys of `--json`."""
 
 _CLOSING = """
 Extra delay comes on top of the way through the link. A stall is a gap on the
-screen that is over 0.2 s longer than the model's own. The other side is the
-same program without redundancy: it sends lost bytes again, as TCP and QUIC do."""
+screen that is over 0.2 s longer than the model's own. "Retransmission only" is
+the same program without redundancy: it sends lost bytes again, as QUIC does."""
+
+_TCP_CLOSING = """"TCP (SSE)" is this machine's kernel ({}) under an ordinary web server."""
 
 
 @click.command("demo")
 @click.option(
     "--scenario",
-    "name",
-    type=click.Choice(scenario_names()),
+    "chosen",
+    type=ScenarioType(),
     default="lte-walk",
     show_default=True,
-    metavar="NAME",
-    help="One of the named scenarios; `simulate --help` lists them.",
+    help="`python -m netem list` has the names.",
 )
 @click.option("--rtt", type=click.FloatRange(min=0.0), default=0.2, show_default=True, help="Seconds.")
 @click.option(
@@ -59,35 +80,46 @@ same program without redundancy: it sends lost bytes again, as TCP and QUIC do."
     help="Tokens per second.",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the link's bad moments.")
+@click.option(
+    "--relay", "is_relayed", is_flag=True, help="No laboratory, and so no TCP, also where it works."
+)
 @click.option("--plain", is_flag=True, help="No panes, also on a terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
-def command(name: str, rtt: float, tokens: int, rate: float, seed: int, plain: bool, as_json: bool) -> None:
-    """Watch one answer come over a bad link twice: with Eloquent, and with retransmission only.
+def command(
+    chosen: Scenario,
+    rtt: float,
+    tokens: int,
+    rate: float,
+    seed: int,
+    is_relayed: bool,
+    plain: bool,
+    as_json: bool,
+) -> None:
+    """Watch one answer come over a bad link: with Eloquent, with retransmission only, over TCP.
 
-    Server, client and a lossy relay, with real sockets on this machine; needs no root.
+    Real servers and clients on this machine, in the laboratory. Where that cannot be built, a relay
+    between the sockets takes its place, without root; it has no TCP.
     """
     text = "".join(islice(cycle(subword_split(default_text())), tokens))
-    plan = Plan(text, rate, scenario(name, rtt_s=rtt), seed)
-    one_way_s = plan.scenario.down.delay_s
-    sides = (
-        Side("Eloquent", ELOQUENT, one_way_s),
-        Side("retransmission only", RETRANSMISSION_ONLY, one_way_s),
-    )
+    plan = Plan(text, rate, chosen.with_rtt(rtt), seed)
     console = Console()
-    headline = _headline(plan)
+    view = _View(plan, console, has_panes=console.is_terminal and not plain, is_silent=as_json)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        if as_json:
-            runner.run(run_race(plan, sides))
-        elif plain or not console.is_terminal:
-            click.echo(headline)
-            runner.run(run_race(plan, sides))
-        else:
-            with Live(Panes(headline, sides), console=console, refresh_per_second=REFRESH_RATE):
-                runner.run(run_race(plan, sides))
+        try:
+            sides, tcp = runner.run(_run(plan, view, is_relayed=is_relayed))
+        except (EloquentError, ExceptionGroup) as error:
+            raise click.ClickException(_reason(error)) from error
     report = Report(
         "demo",
-        conditions={"scenario": name, "rtt_s": rtt, "rate": rate, "tokens": tokens, "seed": seed},
-        rows=[{"side": side.name, **_figures(side)} for side in sides],
+        conditions={
+            "scenario": chosen.name,
+            "rtt_s": rtt,
+            "rate": rate,
+            "tokens": tokens,
+            "seed": seed,
+            "congestion_control": tcp,
+        },
+        rows=[{"side": side.name, **_delays(side), **_traffic(side, plan.scenario)} for side in sides],
         faults=[
             f"{side.name}: what came is not what was sent" for side in sides if not _is_exact(side, text)
         ],
@@ -96,24 +128,99 @@ def command(name: str, rtt: float, tokens: int, rate: float, seed: int, plain: b
         report.finish(as_json=as_json)
     else:
         console.print(_table(report.rows), _CLOSING, highlight=False)
+        if tcp:
+            console.print(_TCP_CLOSING.format(tcp), highlight=False)
 
 
-def _headline(plan: Plan) -> str:
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What is on the screen while the race goes on."""
+
+    plan: Plan
+    console: Console
+    has_panes: bool
+    is_silent: bool
+
+    def of(self, sides: Sequence[Side]) -> AbstractContextManager[object]:
+        """Show them as long as the context lasts."""
+        if self.is_silent:
+            return nullcontext()
+        headline = _headline(self.plan, len(sides))
+        if self.has_panes:
+            return Live(Panes(headline, sides), console=self.console, refresh_per_second=REFRESH_RATE)
+        click.echo(headline)
+        return nullcontext()
+
+
+async def _run(plan: Plan, view: _View, *, is_relayed: bool) -> tuple[list[Side], str | None]:
+    """The sides, and the congestion control of the one over TCP where there is one."""
+    one_way_s = plan.scenario.down.delay_s
+    sides = [
+        Side("Eloquent", UdpTransport(ELOQUENT), one_way_s),
+        Side("retransmission only", UdpTransport(RETRANSMISSION_ONLY), one_way_s),
+    ]
+    async with AsyncExitStack() as stack:
+        # The laboratory comes first: an ordinary user's must begin before there are threads.
+        lab = None if is_relayed else await _enter_laboratory(plan, stack)
+        if lab is None:
+            with view.of(sides):
+                await run_over_relays(plan, sides)
+            return sides, None
+        from netem.sse import SseTransport
+
+        sides.append(Side("TCP (SSE)", SseTransport(), one_way_s))
+        with view.of(sides):
+            await run_in_laboratory(plan, sides, lab)
+        return sides, congestion_control(lab)
+
+
+async def _enter_laboratory(plan: Plan, stack: AsyncExitStack) -> Lab | None:
+    """The laboratory with its cables; None, and a line on stderr, where this machine has none."""
+    try:
+        import netem.sse  # noqa: F401  # as much of an extra as the laboratory
+        from netem.lab.lab import Lab
+
+        return await stack.enter_async_context(
+            Lab(cables(plan.scenario, _CABLES), seed=plan.seed, name="demo")
+        )
+    except ModuleNotFoundError as error:
+        reason = f"{error.name} is not installed"
+    except (LabUnavailable, OSError) as error:
+        reason = str(error)
+    click.echo(f"Without TCP, which needs the laboratory (`python -m netem doctor`): {reason}", err=True)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """The message of the first of the library's errors in a group; raises a group that has none."""
+    if not isinstance(error, ExceptionGroup):
+        return str(error)
+    ours = error.subgroup(EloquentError)
+    if ours is None:
+        raise error
+    return _reason(ours.exceptions[0])
+
+
+def _headline(plan: Plan, sides: int) -> str:
     path = plan.scenario
-    rtt_ms = 1e3 * (path.up.delay_s + path.down.delay_s)
-    return (
-        "One answer, twice, over the same bad link: "
-        f"{path.name}, {100 * path.down.mean_loss:.0f} % of datagrams lost each way, RTT {rtt_ms:g} ms"
-    )
+    conditions = [path.name]
+    if path.changes or path.outages:
+        conditions.append("a link that comes and goes")
+    elif path.down.mean_loss:
+        conditions.append(f"{100 * path.down.mean_loss:.0f} % of packets lost each way")
+    if path.cross_traffic:
+        conditions.append("a download beside it")
+    conditions.append(f"RTT {1e3 * (path.up.delay_s + path.down.delay_s):g} ms")
+    times = "three times" if sides == _CABLES else "twice"
+    return f"One answer, {times}, over the same bad link: {', '.join(conditions)}"
 
 
 def _is_exact(side: Side, text: str) -> bool:
     return side.is_complete and side.text == text
 
 
-def _figures(side: Side) -> dict[str, Value]:
+def _delays(side: Side) -> dict[str, Value]:
     lost = [stall.lost_s for stall in side.stalls]
-    shown = max(len(side.shown_at), 1)
     duration_s = side.shown_at[-1] - side.shown_at[0] if side.shown_at else 0.0
     return {
         **delay_figures(side.extra_delays()),
@@ -121,10 +228,18 @@ def _figures(side: Side) -> dict[str, Value]:
         "longest_stall_ms": max(lost, default=0.0) * 1e3,
         "lost_s": sum(lost),
         "stall_ratio": sum(lost) / duration_s if duration_s else 0.0,
+    }
+
+
+def _traffic(side: Side, path: Scenario) -> dict[str, Value]:
+    """What crossed the link; None where it cannot be told from cross traffic."""
+    shown = max(len(side.shown_at), 1)
+    figures: dict[str, Value] = {
         "datagrams_per_token": side.down.sent / shown,
         "padded_bytes_per_token": side.down.sent_bytes / shown,
         "padded_ack_bytes_per_token": side.up.sent_bytes / shown,
     }
+    return dict.fromkeys(figures) if path.cross_traffic else figures
 
 
 def _table(rows: Sequence[Mapping[str, Value]]) -> Table:
@@ -134,5 +249,5 @@ def _table(rows: Sequence[Mapping[str, Value]]) -> Table:
     for row in rows:
         table.add_column(str(row["side"]), justify="right")
     for key, (label, form) in _LABELS.items():
-        table.add_row(label, *(form.format(row[key]) for row in rows))
+        table.add_row(label, *("?" if row[key] is None else form.format(row[key]) for row in rows))
     return table

@@ -1,4 +1,4 @@
-"""Two panes on a terminal: what two readers of the same answer see."""
+"""Panes on a terminal: what several readers of the same answer see."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _pane(console: Console, side: Side, width: int, rows: int, now: float) -> Pa
     return Panel(
         Text("\n").join(visible),
         title=f"[bold]{side.name}[/bold]",
-        subtitle=f"lost in stalls so far: {lost_s:.1f} s",
+        subtitle=f"{lost_s:.1f} s lost in stalls",
         height=rows + 2,
         border_style="red" if stalled_s is not None else "green" if side.is_complete else "none",
     )

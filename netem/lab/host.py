@@ -130,14 +130,22 @@ class Host:
 
         thread = threading.Thread(target=enter, name=f"netem-{self.name}")
         thread.start()
+        outcome = asyncio.wrap_future(result)
+        outcome.add_done_callback(_look_at)
         try:
-            return await asyncio.shield(asyncio.wrap_future(result))
+            return await asyncio.shield(outcome)
         finally:
             if not result.done():
                 loop, task = inner.result()
                 with contextlib.suppress(RuntimeError):  # it has just ended, and its loop is closed
                     loop.call_soon_threadsafe(task.cancel)
             await asyncio.shield(asyncio.to_thread(thread.join))
+
+
+def _look_at(outcome: asyncio.Future[T]) -> None:
+    """Once nobody waits for it any more, what it raised is nobody's concern, asyncio's included."""
+    if not outcome.cancelled():
+        outcome.exception()
 
 
 def _run_loop(

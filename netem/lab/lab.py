@@ -11,7 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pyroute2.netlink.exceptions import NetlinkError
+
 from eloquent.errors import ConfigurationError, UsageError
+from netem.errors import LabUnavailable
 from netem.lab import teardown
 from netem.lab.backends import choose_backend, open_wire
 from netem.lab.cable import Cable, attachments_of, hosts_of, interface_of
@@ -123,14 +126,20 @@ class Lab:
             if self._is_closed:
                 return
             self._backend = choose_backend(self._wanted_backend, [cable.scenario for cable in self._cables])
-            serial = next(_serials)
-            for name in hosts_of(self._cables):
-                namespace = Namespace.create(namespace_name(self._name, serial, name))
-                self._undos.append(namespace.delete)
-                self._hosts[name] = Host(name, namespace, self._attachments[name])
+            self._make_hosts()
             for index, cable in enumerate(self._cables):
                 self._wires.append(self._open_wire(index, cable))
             configure(self._hosts)
+
+    def _make_hosts(self) -> None:
+        serial = next(_serials)
+        for name in hosts_of(self._cables):
+            try:
+                namespace = Namespace.create(namespace_name(self._name, serial, name))
+            except (OSError, NetlinkError) as error:
+                raise LabUnavailable(f"this process cannot make network namespaces ({error})") from error
+            self._undos.append(namespace.delete)
+            self._hosts[name] = Host(name, namespace, self._attachments[name])
 
     def _play(self, scenarios: Sequence[Scenario], seed: int, begins_at: float) -> None:
         with self._lock:

@@ -25,6 +25,11 @@ _CONGESTION_CONTROLS = "/proc/sys/net/ipv4/tcp_available_congestion_control"
 _WANTED_CONGESTION_CONTROLS = ("cubic", "bbr")
 
 
+_EXTRA = "'eloquent-stream[lab]'"
+_PROGRAMS = ("nsenter", "setpriv", "setsid")
+"""Those that run other programs on hosts; of util-linux."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One thing, in words. `remedy` says how to get it, and is empty where it is there."""
@@ -54,15 +59,48 @@ def examine() -> list[Check]:
     ]
 
 
-def default_backend() -> Backend:
-    """What a laboratory uses when it is not told; raises LabUnavailable, with all that is missing."""
+def require_laboratory() -> None:
+    """Raise LabUnavailable where something is missing that every laboratory needs.
+
+    This moves the process of an ordinary user into namespaces of its own.
+    """
     if find_spec("pyroute2") is None:
-        raise LabUnavailable("the Python package pyroute2 is missing: pip install 'eloquent-stream[lab]'")
+        raise LabUnavailable(f"the Python package pyroute2 is missing: {_pip(_EXTRA)}")
+    for name in _PROGRAMS:
+        if shutil.which(name) is None:
+            raise LabUnavailable(f"the program {name} is missing: {_apt('util-linux')}")
+    _require_rights()
+
+
+def default_backend() -> Backend:
+    """What a laboratory uses when it is not told; raises LabUnavailable, which says what is missing."""
+    require_laboratory()
     from netem.lab.backends import choose_backend
+
+    return choose_backend(None, [])
+
+
+def _require_rights() -> None:
+    """Make a namespace: being root is not enough in a container."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    from netem.lab import teardown
+    from netem.lab.namespace import Namespace, namespace_name
     from netem.lab.privilege import become_root
 
     become_root()
-    return choose_backend(None, [])
+    scratch = Namespace(namespace_name("doctor", 0, "scratch"))
+    teardown.add(scratch.delete)
+    try:
+        Namespace.create(scratch.name)
+    except (OSError, NetlinkError) as error:
+        raise LabUnavailable(
+            f"this process cannot make network namespaces ({error}); a container needs CAP_SYS_ADMIN and "
+            "CAP_NET_ADMIN for that, with Docker: --privileged"
+        ) from error
+    finally:
+        scratch.delete()
+        teardown.remove(scratch.delete)
 
 
 def _kernel() -> Check:
@@ -77,36 +115,25 @@ def _kernel() -> Check:
 
 
 def _rights() -> Check:
-    from netem.lab.privilege import become_root
-
     is_root = os.geteuid() == 0
     try:
-        become_root()
-        _make_namespace()
+        _require_rights()
     except LabUnavailable as error:
-        reason, remedy = str(error), "see there"
-    except ImportError as error:
-        reason, remedy = f"{error.name} is missing, so this is unknown", "see below"
-    except OSError as error:
-        reason = f"refused: {error.strerror}"
-        remedy = "in a container: give it CAP_SYS_ADMIN and CAP_NET_ADMIN (docker run --privileged)"
+        found, remedy = "missing", str(error)
+    except ModuleNotFoundError as error:
+        found, remedy = f"unknown without {error.name}", _pip(_EXTRA)
     else:
-        reason, remedy = "root" if is_root else "user namespaces", ""
-    return Check("namespaces", not remedy, reason, "hosts of the laboratory", remedy)
-
-
-def _make_namespace() -> None:
-    from netem.lab.namespace import Namespace, namespace_name
-
-    Namespace.create(namespace_name("doctor", 0, "scratch")).delete()
+        found, remedy = "as root" if is_root else "in a user namespace", ""
+    return Check("namespaces", not remedy, found, "hosts of the laboratory", remedy)
 
 
 def _backends() -> Iterator[Check]:
     try:
         from netem.lab.kernel import wire as kernel
         from netem.lab.user import wire as user
-    except ImportError as error:
-        yield Check("backends", False, f"{error.name} is missing", "links of the laboratory", "see below")
+    except ModuleNotFoundError as error:
+        found = f"unknown without {error.name}"
+        yield Check("backends", False, found, "links of the laboratory", _pip(_EXTRA))
         return
     purposes: dict[str, tuple[Callable[[], list[str]], str]] = {
         "user": (user.missing, "links by this package: every scenario, and recordings"),
@@ -120,7 +147,7 @@ def _backends() -> Iterator[Check]:
 
 def _programs() -> Iterator[Check]:
     for package, purpose, names in (
-        ("util-linux", "programs on hosts", ("nsenter", "setpriv", "setsid")),
+        ("util-linux", "programs on hosts", _PROGRAMS),
         ("iproute2", "a look into namespaces by hand", ("ip", "tc")),
     ):
         for name in names:
@@ -135,7 +162,7 @@ def _modules() -> Iterator[Check]:
         ("matplotlib", "the pictures of `show`"),
     ):
         is_there = find_spec(name) is not None
-        remedy = "" if is_there else _pip("'eloquent-stream[lab]'")
+        remedy = "" if is_there else _pip(_EXTRA)
         yield Check(name, is_there, "installed" if is_there else "missing", purpose, remedy)
 
 

@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """One network namespace with a name. Raises OSError where the kernel refuses."""
+    """One network namespace with a name. Raises OSError or NetlinkError where the kernel refuses."""
 
     name: str
 
@@ -59,11 +59,11 @@ class Namespace:
         os.close(os.open(namespace.path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o444))
         try:
             _in_new_thread(_unshare_to, namespace.path)
+            with namespace.netlink() as netlink:
+                netlink.link("set", index=netlink.link_lookup(ifname="lo")[0], state="up")
         except BaseException:
-            namespace.path.unlink()
+            namespace.delete()
             raise
-        with namespace.netlink() as netlink:
-            netlink.link("set", index=netlink.link_lookup(ifname="lo")[0], state="up")
         return namespace
 
     @property

@@ -1,4 +1,4 @@
-"""The demonstration: both sides over real sockets, and what its panes say."""
+"""The demonstration over relays, and what its panes say; test_demo_lab.py has the laboratory."""
 
 import asyncio
 import io
@@ -15,11 +15,12 @@ from rich.console import Console
 from eloquent.protocol.send import ELOQUENT, RETRANSMISSION_ONLY
 from netem import Impairment, Scenario
 from netem.experiments.panes import Panes
-from netem.experiments.race import Plan, Side, Stall, run_race
+from netem.experiments.race import Plan, Side, Stall, run_over_relays
+from netem.transport import UdpTransport
 
 TIMEOUT_S = 60.0  # for what must happen; nothing waits that long unless it fails
 
-SHORT = ["--tokens", "60", "--rate", "400", "--rtt", "0.02"]
+SHORT = ["--relay", "--tokens", "60", "--rate", "400", "--rtt", "0.02"]
 
 KEYS = {
     "side",
@@ -57,10 +58,18 @@ def test_json_has_a_row_for_each_side() -> None:
 
 def test_without_a_terminal_there_is_a_headline_and_a_table() -> None:
     output = demo()
-    assert output.startswith("One answer, twice, over the same bad link: lte-walk, 13 % of datagrams lost")
+    assert output.startswith("One answer, twice, over the same bad link: lte-walk, 13 % of packets lost")
     assert "longest stall" in output
     assert "\x1b" not in output
     assert "╭" not in output
+
+
+def test_a_relay_cannot_play_cross_traffic() -> None:
+    command = [sys.executable, "-m", "netem", "demo", *SHORT, "--scenario", "dsl-download"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: the scenario 'dsl-download' has cross traffic")
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of forkpty:DeprecationWarning")
@@ -81,7 +90,7 @@ def test_on_a_terminal_there_are_two_panes() -> None:
     assert os.waitstatus_to_exitcode(status) == 0
     text = output.decode(errors="replace")
     assert text.count("╭") >= 2
-    assert "lost in stalls so far" in text
+    assert "s lost in stalls" in text
     assert "longest stall" in text
 
 
@@ -90,8 +99,8 @@ def test_both_sides_say_the_same_at_the_same_time(loss: float) -> None:
     impairment = Impairment(delay_s=0.01, loss=loss)
     text = "One two three four five six seven eight nine ten. " * 3
     plan = Plan(text, 200.0, Scenario("test", up=impairment, down=impairment), seed=1)
-    sides = (Side("a", ELOQUENT, 0.01), Side("b", RETRANSMISSION_ONLY, 0.01))
-    asyncio.run(asyncio.wait_for(run_race(plan, sides), TIMEOUT_S))
+    sides = [Side("test", UdpTransport(policy), 0.01) for policy in (ELOQUENT, RETRANSMISSION_ONLY)]
+    asyncio.run(asyncio.wait_for(run_over_relays(plan, sides), TIMEOUT_S))
     for side in sides:
         assert side.text == text
         assert side.is_complete
@@ -102,7 +111,7 @@ def test_both_sides_say_the_same_at_the_same_time(loss: float) -> None:
 
 def side_with(written_at: list[float], tokens: list[tuple[float, str]]) -> Side:
     """A side whose tokens were shown at these times."""
-    side = Side("test", ELOQUENT, 0.1, written_at=written_at)
+    side = Side("test", UdpTransport(ELOQUENT), 0.1, written_at=written_at)
     for at, token in tokens:
         side.on_token(token, now=at)
     return side
@@ -133,7 +142,7 @@ def test_panes_mark_where_the_text_stood_still() -> None:
     assert "The headline" in output.getvalue()
     assert "before 0.8s  after 0.3s" in output.getvalue()
     assert "waiting stalled" in output.getvalue()
-    assert "lost in stalls so far: 1.1 s" in output.getvalue()
+    assert "1.1 s lost in stalls" in output.getvalue()
 
 
 def test_panes_show_the_end_of_a_long_text() -> None:

@@ -229,6 +229,15 @@ def start_living(expression: str = "await asyncio.sleep(600)") -> subprocess.Pop
     return process
 
 
+def inside_of(pid: int) -> list[int]:
+    """The processes on the hosts of a program, once there are some."""
+    while True:
+        inside = [each for host in namespaces() if f".{pid}." in host.name for each in host.processes()]
+        if inside:
+            return inside
+        time.sleep(0.01)
+
+
 def of_process(pid: int) -> list[str]:
     return [each.name for each in namespaces() if f".{pid}." in each.name]
 
@@ -252,8 +261,7 @@ def test_leaving_the_program_tears_everything_down(expression: str) -> None:
 
 def test_a_killed_program_leaves_names_that_are_stale_but_no_process() -> None:
     with start_living() as process:
-        inside = [pid for each in namespaces() if f".{process.pid}." in each.name for pid in each.processes()]
-        assert inside
+        inside = inside_of(process.pid)
         process.kill()
         process.wait()
     left = [each for each in namespaces() if f".{process.pid}." in each.name]

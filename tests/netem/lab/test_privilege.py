@@ -41,6 +41,17 @@ except netem.LabUnavailable as error:
 """
 
 
+LOOPBACK = """
+import socket
+import netem
+
+netem.become_root()
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    socket.create_connection(listener.getsockname()).close()
+print("connected")
+"""
+
+
 def run_as_user(program: str) -> str:
     finished = subprocess.run([*AS_USER, program], capture_output=True, text=True, timeout=60, check=False)
     assert finished.returncode == 0, finished.stderr
@@ -51,6 +62,10 @@ def test_an_ordinary_user_has_a_whole_laboratory() -> None:
     output = run_as_user(WHOLE_LAB)
     assert "2 packets transmitted, 2 received" in output
     assert output.splitlines()[-1] == "user 2 2"
+
+
+def test_loopback_still_works_for_those_who_must_do_without_a_laboratory() -> None:
+    assert run_as_user(LOOPBACK) == "connected\n"
 
 
 def test_once_there_are_threads_the_error_says_what_to_do() -> None:

@@ -1,0 +1,1 @@
+"""Measures what a link does: a probe's process on each host, and what follows from their records."""
