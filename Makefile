@@ -6,7 +6,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses=4
 FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= 1
 
-.PHONY: demo test check lint docs bench bench-short test-all test-wheel fuzz
+.PHONY: demo test check lint docs bench bench-short test-all test-kernel test-wheel fuzz
 # Make would delete the stamps that only pattern rules name.
 .SECONDARY:
 
@@ -16,7 +16,7 @@ demo: .venv/.installed
 test: .venv/.group-test
 	$(PYTEST) -m "not slow"
 
-check: lint docs test-all test-wheel fuzz bench-short
+check: lint docs test-all test-kernel test-wheel fuzz bench-short
 
 lint: .venv/.group-test .venv/.group-lint
 	$(BIN)/ruff check .
@@ -36,7 +36,11 @@ bench-short: .venv/.installed
 
 # Also what is slow, and many more examples for each property.
 test-all: .venv/.group-test
-	$(PYTEST) --hypothesis-profile=thorough
+	$(PYTEST) --hypothesis-profile=thorough --ignore=tests/kernel
+
+# Boots a kernel with tc-netem in an emulated machine, which all of these tests share.
+test-kernel: .venv/.group-test .venv/.group-kernel
+	$(BIN)/pytest tests/kernel
 
 # The everyday tests on what users install: no file of the packages is within reach of the tests.
 test-wheel: .venv/.group-test

@@ -104,13 +104,16 @@ class DelaySignal:
     """Widens the coalescing interval while a queue stands, so that it does not fill with us."""
 
     __slots__ = (
+        "_assumed_rtt",
         "_base",
         "_changed_at",
         "_floor",
         "_floor_until",
         "_is_queued",
         "_latest",
+        "_sampled_at",
         "_samples",
+        "_sent_at",
         "interval",
         "queue_delay",
     )
@@ -121,6 +124,10 @@ class DelaySignal:
         """Seconds that tokens wait for one another."""
         self.queue_delay = 0.0
         self._changed_at = -math.inf
+        self._assumed_rtt: float | None = None
+        """The RTT without a queue, as long as no answer has told it."""
+        self._sampled_at = self._sent_at = -math.inf
+        """When the latest sample was taken, and when its datagram had been sent."""
         self._is_queued = False
         self._floor = base
         self._floor_until = -math.inf
@@ -130,8 +137,15 @@ class DelaySignal:
 
     def on_rtt(self, sample: float, smoothed: float, *, now: float) -> None:
         """An RTT sample without the peer's ack delay."""
+        if self._assumed_rtt is not None:
+            self._check_assumption(self._assumed_rtt, sample)
         minimum = self._minimum(sample, now)
+        if self._is_released(now - sample, now):
+            self._latest.clear()
+            return
         self._latest.append(sample)
+        if len(self._latest) < STANDING_SAMPLES:
+            return
         self.queue_delay = min(self._latest) - minimum
         limit = self._limit(minimum)
         if self.queue_delay > limit:
@@ -147,7 +161,26 @@ class DelaySignal:
         Before the first sample a slow link would take a whole initial window without a sign.
         """
         if waited - initial_rtt > self._limit(initial_rtt):
+            self._assumed_rtt = initial_rtt
             self._slow_down(initial_rtt, now)
+
+    def _check_assumption(self, assumed_rtt: float, sample: float) -> None:
+        """The first answer: it was a queue, or the answers before this one were lost."""
+        self._assumed_rtt = None
+        if sample - assumed_rtt <= self._limit(assumed_rtt):
+            self.interval = self._floor = self._base
+            self._changed_at = self._floor_until = -math.inf
+            self._is_queued = False
+
+    def _is_released(self, sent_at: float, now: float) -> bool:
+        """Whether the path gives back what it held: answers come closer together than their datagrams.
+
+        A queue that our own datagrams fill lets them out no faster than they went in. A radio
+        that changes its cell, or scans, keeps everything and then sends it at once.
+        """
+        between_answers, between_datagrams = now - self._sampled_at, sent_at - self._sent_at
+        self._sampled_at, self._sent_at = now, sent_at
+        return between_answers < between_datagrams / 2
 
     def _slow_down(self, minimum: float, now: float) -> None:
         if not self._is_queued:

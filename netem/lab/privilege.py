@@ -33,6 +33,9 @@ def become_root() -> None:
     """
     if _may_make_namespaces():
         return
+    if os.geteuid() == 0:
+        # Nor would a user namespace help: only CAP_SETFCAP lets root be mapped into one.
+        raise LabUnavailable(f"root here may not make network namespaces; {_HOW_TO}")
     if len(os.listdir("/proc/self/task")) > 1:
         raise LabUnavailable(
             "an ordinary user's laboratory must begin before the process starts threads; "

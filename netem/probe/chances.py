@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 
 from netem.impairment import Bursts, GilbertElliott, Impairment
-from netem.link import BurstClock
+from netem.link import burst_clock
 from netem.probe.bench import Bench, Passage, Times
 from netem.probe.datagrams import Flow
 from netem.probe.estimates import KS_999, Estimate, correlation, deviation, distance, mean, proportion
@@ -140,8 +139,8 @@ async def bursts(bench: Bench, effort: Effort) -> list[Row]:
 
 
 def _bad_at(times: Times, seed: int) -> NDArray[np.bool_]:
-    """The burst clock's state at these times, drawn as netem.link draws it."""
-    clock = BurstClock(_BURSTS, Random(f"{seed}/up/bursts"))
+    """The burst clock's state at these times."""
+    clock = burst_clock(_BURSTS, "up", seed=seed)
     return np.array([clock.is_bad(float(at)) for at in times], dtype=np.bool_)
 
 
@@ -205,27 +204,32 @@ def _uniform_share(delays: Times) -> Times:
     return np.clip((delays - _JITTER_DELAY_S + _UNIFORM_S) / (2.0 * _UNIFORM_S), 0.0, 1.0)
 
 
-async def correlation_and_duplicates(bench: Bench, effort: Effort) -> list[Row]:
-    """Correlated jitter up, duplication down."""
-    scenario = Scenario(
-        "correlation-and-duplicates",
-        up=Impairment(delay_s=_JITTER_DELAY_S, jitter_s=_NORMAL_S, jitter_correlation=_CORRELATION),
-        down=Impairment(delay_s=_DELAY_S, duplication=_SHARE),
-    )
+async def duplicates(bench: Bench, effort: Effort) -> list[Row]:
+    """Duplication up."""
+    path = Impairment(delay_s=_DELAY_S, duplication=_SHARE)
     flow = Flow(effort.of(4000), _FAST_S)
-    both = await bench.exchange(scenario, up=flow, down=flow)
-    copies = np.bincount(both.down.numbers, minlength=len(both.down.sent_at))
+    up = (await bench.exchange(Scenario("duplicates", path, path), up=flow)).up
+    copies = np.bincount(up.numbers, minlength=len(up.sent_at))
+    return [
+        _share_row("duplication 5 %", "came twice", _SHARE, float(np.sum(copies == 2)), len(copies)),
+        _none_row("duplication 5 %", "came not once or twice", float(np.sum((copies < 1) | (copies > 2)))),
+    ]
+
+
+async def correlated_jitter(bench: Bench, effort: Effort) -> list[Row]:
+    """Jitter up whose neighbours are alike."""
+    path = Impairment(delay_s=_JITTER_DELAY_S, jitter_s=_NORMAL_S, jitter_correlation=_CORRELATION)
+    flow = Flow(effort.of(4000), _FAST_S)
+    up = (await bench.exchange(Scenario("correlated-jitter", path, path), up=flow)).up
     return [
         estimated(
             "jitter, correlation 0.5",
             "correlation of neighbours",
             "",
             expected=_CORRELATION,
-            estimate=correlation(both.up.delays_s),
+            estimate=correlation(up.delays_s),
             tolerance=0.05,
-        ),
-        _share_row("duplication 5 %", "came twice", _SHARE, float(np.sum(copies == 2)), len(copies)),
-        _none_row("duplication 5 %", "came not once or twice", float(np.sum((copies < 1) | (copies > 2)))),
+        )
     ]
 
 

@@ -1,8 +1,9 @@
 """The process that passes packets between two TUN devices, at the times that a scenario says::
 
-    python -m netem.lab.user.forwarder CLIENT SERVER CONTROL MTU [RECORDING]
+    python -m netem.lab.user.forwarder CONTROL MTU CLIENT SERVER [RECORDING]
 
-All but MTU are inherited descriptors. It is a process of its own so that a busy test does not hold
+All but MTU are inherited descriptors; an order is a Play, or None for a report alone, and the answer
+to each is a Report. It is a process of its own so that a busy test does not hold
 the link up, and single-threaded: one loop sleeps until a packet or an order has come or a packet is
 due. It ends when the control socket is closed, thus also when its maker is killed.
 """
@@ -22,9 +23,10 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import BinaryIO
 
-from netem.lab.user.orders import Play, Report
+from netem.lab.link_process import Play
 from netem.lab.user.playback import UNIMPAIRED, Playback
 from netem.lab.user.recorder import FLUSH_INTERVAL_S, Recorder
+from netem.lab.user.report import Report
 from netem.scenario import Direction
 
 _BATCH = 64  # arbitrary; packets read from one end before the other has its turn
@@ -135,7 +137,7 @@ def serve(control: socket.socket, ends: tuple[int, int], mtu: int, recording: Bi
     forwarder.run(control.fileno(), obey)
 
 
-def main(client: str, server: str, control: str, mtu: str, recording: str | None = None) -> None:
+def main(control: str, mtu: str, client: str, server: str, recording: str | None = None) -> None:
     """Run with the arguments of the command line."""
     gc.disable()  # nothing here makes cycles, and a collection would delay packets
     with contextlib.suppress(OSError):  # an ordinary user's link competes with other programs

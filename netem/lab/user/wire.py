@@ -7,14 +7,16 @@ import os
 from pathlib import Path
 
 from netem.errors import LinkFailed
-from netem.lab.user.orders import Play, Report
-from netem.lab.user.process import ForwarderProcess
+from netem.lab.link_process import LinkProcess, Play
+from netem.lab.user.report import Report
 from netem.lab.user.tun import missing, open_tun
 from netem.lab.wire import End
 from netem.link import LinkCounts
 from netem.scenario import Direction, Scenario
 
 __all__ = ["UserWire", "missing"]
+
+_ANSWER_LIMIT_S = 10.0  # arbitrary; some ms are usual, and 0.1 s while the process starts
 
 
 class UserWire:
@@ -37,10 +39,14 @@ class UserWire:
             for end in (client, server):
                 descriptors.append(end.namespace.call(open_tun, end.interface))
                 handed_over.callback(os.close, descriptors[-1])
-            recording = None
             if capture is not None:
-                recording = handed_over.enter_context(capture.open("wb")).fileno()
-            self._process = ForwarderProcess(*descriptors, mtu=mtu, recording=recording)
+                descriptors.append(handed_over.enter_context(capture.open("wb")).fileno())
+            self._process = LinkProcess(
+                "netem.lab.user.forwarder",
+                [str(mtu), *map(str, descriptors)],
+                descriptors=descriptors,
+                answer_limit_s=_ANSWER_LIMIT_S,
+            )
 
     def play(self, scenario: Scenario, *, seed: int, begins_at: float) -> None:
         """Begin a scenario; its impairments of time 0 are in force until `begins_at`."""
@@ -48,7 +54,7 @@ class UserWire:
 
     def counts(self) -> dict[Direction, LinkCounts]:
         """What became of the packets since play(), also after close()."""
-        return (self._final or self._process.ask(None)).counts
+        return (self._final or self._report()).counts
 
     def close(self) -> None:
         """End the process, and with it both interfaces; finish the recording."""
@@ -56,8 +62,12 @@ class UserWire:
             return
         self._is_closed = True
         try:
-            self._final = self._process.ask(None)
+            self._final = self._report()
         finally:
             self._process.end()
         if self._final.recording_failure:
             raise LinkFailed(f"{self._capture} is incomplete: {self._final.recording_failure}")
+
+    def _report(self) -> Report:
+        report: Report = self._process.ask(None)
+        return report

@@ -17,7 +17,7 @@ from netem.impairment import Impairment
 from netem.link import LinkCounts
 from netem.probe import rates
 from netem.probe.bench import Passage, bench_on
-from netem.probe.calibration import BOTH_BACKENDS
+from netem.probe.calibration import BOTH_BACKENDS, USER_ONLY
 from netem.probe.datagrams import Flow
 from netem.probe.estimates import KS_999, correlation, deviation, distance, mean, proportion
 from netem.probe.row import Effort, Row, Trial, at_least, estimated, measured
@@ -31,7 +31,7 @@ ROUNDING = 1e-12
 NOTHING = Scenario("nothing", Impairment(), Impairment())
 
 
-@pytest.mark.parametrize("trial", BOTH_BACKENDS, ids=lambda trial: trial.__name__)
+@pytest.mark.parametrize("trial", [*BOTH_BACKENDS, *USER_ONLY], ids=lambda trial: trial.__name__)
 async def test_the_user_link_does_what_chance_it_was_set_to(trial: Trial) -> None:
     async with Lab(NOTHING, seed=SEED, backend="user") as lab, bench_on(lab, seed=SEED) as bench:
         rows = await trial(bench, EVERYDAY)
