@@ -9,9 +9,9 @@ Loss comes in three forms that can be combined, each deciding by itself:
 - `Bursts`: two states that change with the clock, whatever the traffic. Prefer it.
 
 Names and meaning follow tc-netem(8) where it has the feature, so that a value can be replayed by
-the kernel. What differs: correlated jitter keeps its variance (netem's shrinks), a reordered
-datagram is late by `reordering_delay_s` (netem sends it at once), and heavy tails are not cut
-(`netem.jitter`).
+the kernel. What differs: correlated jitter keeps its distribution (netem's loses it, or with a table
+its correlation), a reordered datagram is late by `reordering_delay_s` (netem sends it at once), and
+heavy tails are not cut (`netem.jitter`).
 """
 
 from __future__ import annotations
