@@ -76,6 +76,8 @@ def _rounded(value: Value) -> Value:
 
 
 def _cell(value: Value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         # Adding zero makes a rounded -0.0 positive.
         return f"{round(value, 4) + 0.0:.4g}" if abs(value) < 100 else f"{value:.0f}"

@@ -52,7 +52,7 @@ class Row:
         """What a table shows."""
         interval = "-" if self.interval is None else f"{self.interval[0]:.4g} to {self.interval[1]:.4g}"
         shown = {key: value for key, value in self._begin().items() if key != "kind"}
-        return {**shown, "interval (95 %)": interval, **self._end(), "ok": "yes" if self.is_ok else "NO"}
+        return {**shown, "interval (95 %)": interval, **self._end(), "ok": self.is_ok}
 
     def fault(self) -> str:
         """In words, where it is not ok."""

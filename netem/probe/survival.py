@@ -72,7 +72,7 @@ class Survival:
         per_token = math.nan if self.scenario.cross_traffic else 1.0 / max(len(self.shown.at), 1)
         return {
             "scenario": self.scenario.name,
-            "exact": "yes" if self.fault() is None else "NO",
+            "exact": self.fault() is None,
             "tokens": len(self.shown.at),
             **{key: figures[key] for key in ("p50_ms", "p99_ms", "p999_ms")},
             "stalls": len(stalls),

@@ -67,7 +67,7 @@ def survival(shown: list[float], written: list[float], *, fault: str | None = No
 
 def test_a_row_has_stalls_and_extra_delays() -> None:
     row = survival([101.1, 101.2, 103.2, 103.2], [101.0, 101.1, 101.2, 102.9]).row()
-    assert row["exact"] == "yes"
+    assert row["exact"] is True
     assert row["stalls"] == 1
     assert row["longest_stall_ms"] == pytest.approx(1900.0)
     assert row["stall_ratio"] == pytest.approx(1.9 / 2.1)
@@ -78,7 +78,7 @@ def test_a_row_has_stalls_and_extra_delays() -> None:
 
 
 def test_what_is_not_exact_is_said() -> None:
-    assert survival([], [], fault="cut off").row()["exact"] == "NO"
+    assert survival([], [], fault="cut off").row()["exact"] is False
     twice = survival([101.1], [101.0])
     twice.written.answers = 2
     assert twice.fault() == "the prompt ran 2 times"
@@ -102,8 +102,8 @@ def test_the_command_prints_a_row_for_each_scenario() -> None:
     document = json.loads(result.stdout)
     assert (result.exit_code, document["faults"]) == (0, []), result.stderr
     assert [(row["scenario"], row["exact"]) for row in document["rows"]] == [
-        ("clean", "yes"),
-        ("wifi", "yes"),
+        ("clean", True),
+        ("wifi", True),
     ]
 
 
