@@ -100,10 +100,11 @@ class Cadence:
         """Earliest time for a datagram with the end of a log."""
         return 0.0 if self._last_text_at is None else self._last_text_at + MIN_SPACING
 
-    def on_new_bytes_sent(self, *, now: float) -> None:
+    def on_new_bytes_sent(self, *, is_end: bool = False, now: float) -> None:
+        """`is_end`: nothing but ends of logs was new. That is one of the copies of what came before."""
         self._last_new_at = self._last_text_at = now
-        self._copies_left = self.copies
-        self.gap_fill_at = now + self._gap_fill_delay() if self.copies else None
+        self._copies_left = max(self.copies - is_end, 0)
+        self.gap_fill_at = now + self._gap_fill_delay() if self._copies_left else None
 
     def on_copy_sent(self, *, is_gap_fill: bool, now: float) -> None:
         """The newest bytes went out once more."""

@@ -330,8 +330,9 @@ class Composer:
         connection.counters.text_datagrams += 1
         if not recovery.rtt.has_sample:
             self._on_no_answer(now)
-        if connection.delivery.on_sent(carried, now=now):
-            connection.cadence.on_new_bytes_sent(now=now)
+        new_bytes, new_ends = connection.delivery.on_sent(carried, now=now)
+        if new_bytes or new_ends:
+            connection.cadence.on_new_bytes_sent(is_end=not new_bytes, now=now)
             self._is_up_to_date = connection.delivery.has_sent_all(carried, now=now)
         else:
             is_gap_fill = reason is _GAP_FILL

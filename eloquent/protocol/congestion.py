@@ -167,10 +167,10 @@ class DelaySignal:
     def _check_assumption(self, assumed_rtt: float, sample: float) -> None:
         """The first answer: it was a queue, or the answers before this one were lost."""
         self._assumed_rtt = None
-        self._is_queued = False
-        self._floor, self._floor_until = self._base, -math.inf
         if sample - assumed_rtt <= self._limit(assumed_rtt):
-            self.interval, self._changed_at = self._base, -math.inf
+            self.interval = self._floor = self._base
+            self._changed_at = self._floor_until = -math.inf
+            self._is_queued = False
 
     def _is_released(self, sent_at: float, now: float) -> bool:
         """Whether the path gives back what it held: answers come closer together than their datagrams.

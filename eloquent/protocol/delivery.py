@@ -309,14 +309,15 @@ class Delivery:
                 return whole
         return packer.partial(from_oldest=is_probe, reach=policy.reach, with_new=True)
 
-    def on_sent(self, carried: list[Carried], *, now: float) -> int:
-        """Record a datagram's ranges; how many bytes were new, an end counted as one."""
-        new = 0
+    def on_sent(self, carried: list[Carried], *, now: float) -> tuple[int, int]:
+        """Record a datagram's ranges; how many bytes and how many ends of logs were new."""
+        new_bytes = advanced = 0
         for send, start, stop in carried:
             before = send.sent
-            self._credit_used += send.on_sent(start, stop, now=now)
-            new += send.sent - before
-        return new
+            new_bytes += send.on_sent(start, stop, now=now)
+            advanced += send.sent - before
+        self._credit_used += new_bytes
+        return new_bytes, advanced - new_bytes
 
     def has_sent_all(self, carried: list[Carried], *, now: float) -> bool:
         """Whether a datagram carried all that there is; the summary is up to date then."""
