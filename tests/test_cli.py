@@ -295,6 +295,48 @@ def test_the_tutorials_program_runs(environment: dict[str, str]) -> None:
     assert result.stdout == b"[alice asks]\nYou asked: Why is the sky blue? "
 
 
+# --- the pace
+
+
+def test_a_pace_shows_the_same_text(environment: dict[str, str], text_file: Path) -> None:
+    with serving(environment, str(text_file), "--rate", "500") as server:
+        process = run("chat", "hi", *server.to, "--pace", "400", environment=environment)
+    assert (process.popen.returncode, process.out) == (0, TEXT)
+    assert "datagrams" in process.err
+
+
+def test_text_that_is_here_waits_for_the_reader(environment: dict[str, str], text_file: Path) -> None:
+    with (
+        serving(environment, str(text_file), "--rate", "500") as server,
+        # It would take 8 s.
+        running(["chat", "hi", *server.to, "--pace", "listening"], environment) as chat,
+    ):
+        chat.wait_for(lambda process: process.out)
+        server.wait_for(lambda process: "finished" in process.err)
+        chat.send_signal(signal.SIGINT)
+        assert chat.finish() == 130
+    assert chat.out != TEXT
+    assert TEXT.startswith(chat.out)
+    assert "stopped" in chat.err
+    assert "datagrams" in chat.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pace", "quick"], "'quick' is not reading, listening, off or a number"),
+        (["--pace", "0"], "'0' is not reading, listening, off or a number"),
+        (["--pace", "inf"], "'inf' is not reading, listening, off or a number"),
+        (["--pace", "reading", "--json"], "--json shows none"),
+    ],
+    ids=["word", "zero", "infinite", "json"],
+)
+def test_paces_are_checked(environment: dict[str, str], arguments: list[str], message: str) -> None:
+    process = run("chat", "hi", *arguments, environment=environment)
+    assert process.popen.returncode == 2
+    assert message in process.err
+
+
 # --- leaving
 
 

@@ -40,9 +40,12 @@ class Screen:
     ) -> None:
         pass
 
-    def on_text(self, text: str) -> None:
-        """A piece of the answer has come."""
+    def on_arrival(self) -> None:
+        """Text has come; with a pace, it is shown later."""
         self._heard_at = time.monotonic()
+
+    def on_text(self, text: str) -> None:
+        """Show a piece of the answer."""
 
     def on_status(self, status: Status) -> None:
         """Something else has happened."""
@@ -59,10 +62,9 @@ class Screen:
 
 
 class Plain(Screen):
-    """The text exactly as it comes on standard output."""
+    """The text, and nothing else, on standard output."""
 
     def on_text(self, text: str) -> None:
-        super().on_text(text)
         sys.stdout.write(text)
         sys.stdout.flush()
 
@@ -90,11 +92,13 @@ class Terminal(Screen):
         self._live.stop()
         self._print(self._row)
 
-    def on_text(self, text: str) -> None:
-        super().on_text(text)
-        self._has_text = True
+    def on_arrival(self) -> None:
+        super().on_arrival()
         if not isinstance(self._status, Resumed):
             self._status = None
+
+    def on_text(self, text: str) -> None:
+        self._has_text = True
         # Only one row is redrawn; what goes beyond it is printed for good.
         *finished, self._row = self._wrapped(self._row + _CONTROL.sub("", text))
         if finished:
