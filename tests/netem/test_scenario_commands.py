@@ -110,7 +110,7 @@ def test_a_scenario_is_printed_as_a_file_to_begin_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("trian",), 2, "did you mean 'train'"),
+        (("trainn",), 2, "did you mean 'train'"),
         (("nowhere.toml",), 2, "cannot read the scenario nowhere.toml"),
         (("train", "--output", "train.gif"), 2, "must end in one of: .png, .svg, .pdf"),
         (("train", "--output", "/nowhere/train.png"), 1, "cannot write the picture"),
