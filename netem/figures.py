@@ -60,7 +60,7 @@ class Report:
         click.echo(self.to_json() if as_json else self.to_text())
         if self.faults:
             for fault in self.faults[:MAX_FAULTS_SHOWN]:
-                click.echo(f"not exact: {fault}", err=True)
+                click.echo(f"fault: {fault}", err=True)
             raise SystemExit(1)
 
 

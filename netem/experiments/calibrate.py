@@ -17,6 +17,7 @@ import click
 
 from eloquent.errors import EloquentError
 from netem.figures import Report, Value
+from netem.lab.privilege import become_root
 
 if TYPE_CHECKING:
     from netem.lab.wire import Backend
@@ -46,16 +47,18 @@ QUICK_SHARE = 0.25
 def command(backend: Backend | None, quick: bool, timing_ms: float, seed: int, as_json: bool) -> None:
     """Measure a link of the laboratory against its setting, on real sockets.
 
-    Ends with status 1 where a figure is not what was set. Takes about a minute, on a machine with
+    A figure is ok where the setting lies in its interval of 99.9 %, widened by the tolerance.
+    Ends with status 1 where one is not. Takes about a minute, on a machine with
     nothing else to do: what keeps the processor from the link shows as delay.
     """
-    # Not everywhere: only what measures needs netlink and numpy.
-    from netem.probe.calibration import calibrate
-    from netem.probe.row import Effort
-
     load = os.getloadavg()[0]
-    effort = Effort(QUICK_SHARE if quick else 1.0, timing_ms)
     try:
+        become_root()  # before numpy is imported, which starts threads
+        # Not everywhere: only what measures needs netlink and numpy.
+        from netem.probe.calibration import calibrate
+        from netem.probe.row import Effort
+
+        effort = Effort(QUICK_SHARE if quick else 1.0, timing_ms)
         used, rows = asyncio.run(calibrate(backend, seed=seed, effort=effort))
     except EloquentError as error:
         raise click.ClickException(str(error)) from None

@@ -100,13 +100,15 @@ def command(
     Real servers and clients on this machine, in the laboratory. Where that cannot be built, a relay
     between the sockets takes its place, without root; it has no TCP.
     """
+    if is_relayed and not chosen.is_simulated:
+        raise click.UsageError(f"{chosen.name} has cross traffic, which is real TCP: leave out --relay")
     text = "".join(islice(cycle(subword_split(default_text())), tokens))
     plan = Plan(text, rate, chosen.with_rtt(rtt), seed)
     console = Console()
     view = _View(plan, console, has_panes=console.is_terminal and not plain, is_silent=as_json)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         try:
-            sides, tcp = runner.run(_run(plan, view, is_relayed=is_relayed))
+            sides, means = runner.run(_run(plan, view, is_relayed=is_relayed))
         except (EloquentError, ExceptionGroup) as error:
             raise click.ClickException(_reason(error)) from error
     report = Report(
@@ -117,7 +119,8 @@ def command(
             "rate": rate,
             "tokens": tokens,
             "seed": seed,
-            "congestion_control": tcp,
+            "backend": means.backend,
+            "congestion_control": means.congestion_control,
         },
         rows=[{"side": side.name, **_delays(side), **_traffic(side, plan.scenario)} for side in sides],
         faults=[
@@ -128,8 +131,8 @@ def command(
         report.finish(as_json=as_json)
     else:
         console.print(_table(report.rows), _CLOSING, highlight=False)
-        if tcp:
-            console.print(_TCP_CLOSING.format(tcp), highlight=False)
+        if means.congestion_control:
+            console.print(_TCP_CLOSING.format(means.congestion_control), highlight=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +155,15 @@ class _View:
         return nullcontext()
 
 
-async def _run(plan: Plan, view: _View, *, is_relayed: bool) -> tuple[list[Side], str | None]:
-    """The sides, and the congestion control of the one over TCP where there is one."""
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """What was between the sockets, and the congestion control of TCP where there was one."""
+
+    backend: str
+    congestion_control: str | None
+
+
+async def _run(plan: Plan, view: _View, *, is_relayed: bool) -> tuple[list[Side], _Means]:
     one_way_s = plan.scenario.down.delay_s
     sides = [
         Side("Eloquent", UdpTransport(ELOQUENT), one_way_s),
@@ -165,13 +175,13 @@ async def _run(plan: Plan, view: _View, *, is_relayed: bool) -> tuple[list[Side]
         if lab is None:
             with view.of(sides):
                 await run_over_relays(plan, sides)
-            return sides, None
+            return sides, _Means("relay", None)
         from netem.sse import SseTransport
 
         sides.append(Side("TCP (SSE)", SseTransport(), one_way_s))
         with view.of(sides):
             await run_in_laboratory(plan, sides, lab)
-        return sides, congestion_control(lab)
+        return sides, _Means(lab.backend, congestion_control(lab))
 
 
 async def _enter_laboratory(plan: Plan, stack: AsyncExitStack) -> Lab | None:

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     help="Of text; if left out 8, or until all that the scenario lists has happened.",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the links and of the text.")
-@click.option("--backend", type=click.Choice(["user", "kernel"]), help="Chosen by what the machine has.")
+@click.option(
+    "--backend", type=click.Choice(["user", "kernel"]), help="Chosen by what the machine has if left out."
+)
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=4, show_default=True, help="Laboratories at the same time."
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from netem.scenario import Scenario
 
 MIN_MTU = 1280  # RFC 8200 section 5: the least that IPv6 works with
 MAX_MTU = 65_535
+_MAX_HOST_NAME = 60  # with a label as long as that, a namespace's name fits into a file name
+_HOST_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{_MAX_HOST_NAME}}}")
 _MAX_CABLES = 250  # each has one value of an address byte
 
 
@@ -28,9 +31,16 @@ class Cable:
     mtu: int = 1500
 
     def __post_init__(self) -> None:
+        if not isinstance(self.scenario, Scenario):
+            raise ConfigurationError(f"a cable plays a Scenario, not {self.scenario!r}; see netem.scenario()")
+        for name in self.hosts:
+            if not isinstance(name, str) or not _HOST_NAME.fullmatch(name):
+                raise ConfigurationError(
+                    f"a host is named {name!r}; names have up to {_MAX_HOST_NAME} letters, digits, - and _"
+                )
         if self.client == self.server:
             raise ConfigurationError(f"a cable joins {self.client!r} to itself; it needs two hosts")
-        if not MIN_MTU <= self.mtu <= MAX_MTU:
+        if type(self.mtu) is not int or not MIN_MTU <= self.mtu <= MAX_MTU:
             raise ConfigurationError(f"mtu is {self.mtu!r}; it must be {MIN_MTU} to {MAX_MTU} bytes")
 
     @property

@@ -17,6 +17,7 @@ from netem.lab.namespace import Namespace
 
 T = TypeVar("T")
 
+_POLL_S = 0.005
 _EXIT_GRACE_S = 3.0
 """From SIGTERM to SIGKILL for a program whose block is left; arbitrary."""
 
@@ -173,8 +174,14 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         process.terminate()
     try:
         async with asyncio.timeout(_EXIT_GRACE_S):
-            await process.wait()
+            await _exit_of(process)
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await process.wait()
+        await _exit_of(process)
+
+
+async def _exit_of(process: asyncio.subprocess.Process) -> None:
+    # Not process.wait(): it also waits for the pipes, which a child of the program may hold open.
+    while process.returncode is None:  # noqa: ASYNC110  # there is no event for this alone
+        await asyncio.sleep(_POLL_S)

@@ -65,9 +65,12 @@ class Lab:
         self._cross_traffic: list[BulkTransfer] = []
         self._undos: list[Callable[[], None]] = []
         self._lock = threading.Lock()
-        self._is_closed = False
+        self._is_entered = self._is_closed = False
 
     async def __aenter__(self) -> Self:
+        if self._is_entered:
+            raise UsageError("a laboratory is built once; make another Lab")
+        self._is_entered = True
         become_root()
         teardown.add(self._tear_down)
         try:
@@ -85,7 +88,12 @@ class Lab:
         trace: TracebackType | None,
     ) -> None:
         # Not in a thread: a second cancellation must not cut it short.
-        self._tear_down()
+        try:
+            self._tear_down()
+        except Exception as failure:
+            if error is None:
+                raise
+            error.add_note(f"while the laboratory was torn down: {failure!r}")
 
     @property
     def backend(self) -> Backend:
@@ -105,8 +113,11 @@ class Lab:
     async def play(self, *, seed: int, scenario: Scenario | None = None, delay: float = 0.0) -> float:
         """Begin all scenarios anew, or `scenario` on every cable, after `delay` seconds.
 
-        Returns when that is, on time.monotonic(). Counts start anew at once.
+        Returns when that is, on time.monotonic(). Counts start anew at once. Raises UsageError
+        outside of the block.
         """
+        if not self._hosts:
+            raise UsageError("a laboratory plays nothing outside of its 'async with' block")
         self._end_cross_traffic()
         begins_at = time.monotonic() + delay
         scenarios = [scenario or cable.scenario for cable in self._cables]
@@ -173,6 +184,6 @@ class Lab:
                 self._undos.pop()
             self._hosts.clear()
             self._backend = None
-            teardown.remove(self._tear_down)
+        teardown.remove(self._tear_down)
         if errors:
             raise errors[0]

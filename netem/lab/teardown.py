@@ -20,10 +20,6 @@ _undos: list[Callable[[], None]] = []
 _owner = 0
 """The process that the list belongs to: a fork has a copy, and must not act on it."""
 
-_undoing = 0
-_put_off: list[int] = []
-"""Signals that came while something was being undone in the main thread."""
-
 
 def add(undo: Callable[[], None]) -> None:
     """Have `undo` called at the end of the process, unless it is removed before.
@@ -55,28 +51,33 @@ def remove(undo: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Signals that this module takes wait for the end of the block."""
-    global _undoing
-    _undoing += 1
+    """In the main thread, signals that would end the program wait for the end of the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_SIGNALS)}
+    # Not by a mask: another thread would take the signal, and Python handle it in this one.
+    for number in before:
+        signal.signal(number, lambda number, frame: came.append(number))
     try:
         yield
     finally:
-        _undoing -= 1
-        if _put_off and not _undoing:
-            _undo_and_die(_put_off.pop(), None)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for each in dict.fromkeys(came):
+            signal.raise_signal(each)
 
 
 def _undo_all() -> None:
     if _owner == os.getpid():
-        for undo in reversed(_undos[:]):
-            with contextlib.suppress(Exception):  # the others must go on; nobody is left to tell
-                undo()
+        with uninterrupted():
+            for undo in reversed(_undos[:]):
+                with contextlib.suppress(Exception):  # the others must go on; nobody is left to tell
+                    undo()
 
 
 def _undo_and_die(number: int, frame: FrameType | None) -> None:
-    if _undoing:
-        _put_off.append(number)
-        return
     _undo_all()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

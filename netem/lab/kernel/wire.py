@@ -145,10 +145,12 @@ def missing() -> list[str]:
     name = namespace_name("kernel", next(_scratch_serials), "scratch")
     try:
         scratch = Namespace.create(name)
-    except OSError as error:
-        return [f"the kernel backend needs network namespaces ({error.strerror}); run as root"]
+    except (OSError, NetlinkError) as error:
+        return [f"the kernel backend needs network namespaces ({error}); run as root"]
     try:
         lacks = [*_missing_disciplines(scratch), *_missing_redirection(scratch)]
+    except (OSError, NetlinkError) as error:
+        return [f"the kernel backend may not set up interfaces ({error}); it needs CAP_NET_ADMIN"]
     finally:
         scratch.delete()
     if not lacks:

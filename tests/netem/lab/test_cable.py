@@ -22,10 +22,22 @@ def test_a_cable_needs_two_hosts() -> None:
         Cable(CLEAN, "a", "a")
 
 
-@pytest.mark.parametrize("mtu", [0, 576, 1279, 65_536])
+@pytest.mark.parametrize("mtu", [0, 576, 1279, 65_536, 1280.5, True])
 def test_an_mtu_without_ipv6_is_refused(mtu: int) -> None:
     with pytest.raises(ConfigurationError, match=f"mtu is {mtu}"):
         Cable(CLEAN, mtu=mtu)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "my.laptop", "a\0b", "é", "x" * 61, 1])
+def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
+    for names in ((name, "server"), ("client", name)):
+        with pytest.raises(ConfigurationError, match="a host is named"):
+            Cable(CLEAN, *names)
+
+
+def test_a_cable_needs_a_scenario() -> None:
+    with pytest.raises(ConfigurationError, match="plays a Scenario, not 'clean'"):
+        Cable("clean")  # type: ignore[arg-type]
 
 
 def test_too_many_cables_are_refused() -> None:

@@ -78,6 +78,40 @@ async def test_a_program_has_its_output_status_and_environment() -> None:
         assert "no-such-program" in missing.stderr
 
 
+async def test_a_program_whose_child_holds_its_output_ends_at_once() -> None:
+    async with Lab(CLEAN, name="test_child") as lab:
+        command = ["sh", "-c", "sleep 600 & echo started; wait"]
+        async with lab.host("server").start(command) as process:
+            assert process.stdout is not None
+            await process.stdout.readline()
+            left_at = time.monotonic()
+        assert process.returncode == -signal.SIGTERM
+        assert time.monotonic() - left_at < 2.0  # and not after the grace for those that stay
+
+
+async def test_a_laboratory_is_built_once() -> None:
+    lab = Lab(CLEAN, name="test_once")
+    with pytest.raises(UsageError, match="plays nothing outside"):
+        await lab.play(seed=1)
+    async with lab:
+        pass
+    with pytest.raises(UsageError, match="built once"):
+        await lab.__aenter__()
+    with pytest.raises(UsageError, match="plays nothing outside"):
+        await lab.play(seed=1)
+
+
+async def test_what_fails_at_the_end_does_not_hide_what_failed_before() -> None:
+    async def fail() -> None:
+        async with Lab(CLEAN, name="test_hide", capture=Path("/dev/full")) as lab:
+            await ping(lab, "client", lab.host("server").address)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine") as failure:
+        await fail()
+    assert "/dev/full is incomplete" in failure.value.__notes__[0]
+
+
 async def test_a_program_in_the_background_ends_with_its_block() -> None:
     async with Lab(CLEAN, name="test_background") as lab:
         async with lab.host("server").start(["cat"], stdin=subprocess.PIPE) as process:
@@ -250,6 +284,43 @@ def test_a_signal_tears_everything_down(number: signal.Signals) -> None:
         process.wait()
     assert of_process(process.pid) == []
     assert process.returncode == -number
+
+
+NAGGED = """
+import asyncio, os, signal, sys, threading, time
+from netem import Lab, scenario
+
+def nag():
+    time.sleep(float(sys.argv[1]))
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.015)
+
+async def main():
+    threading.Thread(target=nag, daemon=True).start()
+    async with Lab(scenario("clean"), name="test_nagged"):
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("wait_s", [0.03, 0.06, 0.09, 0.12, 0.15, 0.2])
+def test_many_interrupts_while_it_is_set_up_leave_nothing(wait_s: float) -> None:
+    with subprocess.Popen([sys.executable, "-c", NAGGED, str(wait_s)], stderr=subprocess.DEVNULL) as process:
+        process.wait()
+    assert of_process(process.pid) == []
+
+
+def test_many_interrupts_at_any_moment_leave_nothing() -> None:
+    for wait_s in (0.0, 0.02, 0.05, 0.08, 0.12):
+        with start_living() as process:
+            time.sleep(wait_s)
+            for _ in range(4):
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.007)
+            process.wait()
+        assert of_process(process.pid) == []
 
 
 @pytest.mark.parametrize("expression", ["sys.exit(0)", "1 / 0"])
