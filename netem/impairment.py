@@ -24,6 +24,8 @@ from netem.jitter import DISTRIBUTIONS, Distribution, jitter_at, normal_quantile
 from netem.trace import DeliveryTrace
 
 _BISECTIONS = 50  # then the error is below 1e-15 of `reordering_delay_s`
+SHORTEST_S = 1e-3
+"""The least duration of what alternates; a full packet takes as long at 12 Mbit/s."""
 IP_UDP_HEADER_BYTES = 28  # IPv4 without options (20) and UDP (8); counted on the wire
 
 
@@ -62,7 +64,7 @@ class GilbertElliott:
 class Bursts:
     """Two-state loss in wall-clock time: both states last an exponential time.
 
-    `good_s` and `bad_s` are mean durations in seconds.
+    `good_s` and `bad_s` are mean durations in seconds, at least SHORTEST_S.
     """
 
     good_s: float
@@ -71,8 +73,8 @@ class Bursts:
     loss_in_good: float = 0.0
 
     def __post_init__(self) -> None:
-        check_seconds("good_s", self.good_s, above_zero=True)
-        check_seconds("bad_s", self.bad_s, above_zero=True)
+        check_seconds("good_s", self.good_s, at_least=SHORTEST_S)
+        check_seconds("bad_s", self.bad_s, at_least=SHORTEST_S)
         check_probability("loss_in_bad", self.loss_in_bad)
         check_probability("loss_in_good", self.loss_in_good)
 
@@ -166,15 +168,20 @@ class Impairment:
     def _check_rate(self) -> None:
         if self.rate_bps is None:
             return
+        if not _is_number(self.rate_bps) or not 0.0 < self.rate_bps < math.inf:
+            raise ConfigurationError(
+                f"rate_bps is {_shown(self.rate_bps)}; it must be bits per second, above 0"
+            )
         if self.trace is not None:
             raise ConfigurationError(
                 f"rate_bps is {self.rate_bps!r} beside a trace, which has a rate of its own; give one of them"
             )
-        if not _is_number(self.rate_bps) or not 0.0 < self.rate_bps < math.inf:
-            raise ConfigurationError(f"rate_bps is {self.rate_bps!r}; it must be bits per second, above 0")
 
     def _check_queue(self) -> None:
         limits = [limit for limit in (self.queue_s, self.queue_bytes) if limit is not None]
+        for limit in limits:
+            if not _is_number(limit) or not 0.0 <= limit < math.inf:
+                raise ConfigurationError(f"the queue limit is {_shown(limit)}; it must be at least 0")
         if limits and self.rate_bps is None and self.trace is None:
             raise ConfigurationError("a queue limit is given without rate_bps or trace; nothing queues")
         if len(limits) > 1 or (not limits and self.rate_bps is not None):
@@ -185,8 +192,6 @@ class Impairment:
             )
         if isinstance(self.queue_bytes, float):
             raise ConfigurationError(f"queue_bytes is {self.queue_bytes!r}; it must be a whole number")
-        if limits and (not _is_number(limits[0]) or not 0.0 <= limits[0] < math.inf):
-            raise ConfigurationError(f"the queue limit is {limits[0]!r}; it must be at least 0")
 
     @property
     def queue_limit_s(self) -> float:
@@ -244,7 +249,7 @@ class Impairment:
 def check_probability(name: str, value: float) -> None:
     """Raise ConfigurationError unless `value` is between 0 and 1."""
     if not _is_number(value) or not 0.0 <= value <= 1.0:
-        raise ConfigurationError(f"{name} is {value!r}; it must be a probability between 0 and 1")
+        raise ConfigurationError(f"{name} is {_shown(value)}; it must be a probability between 0 and 1")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -259,13 +264,27 @@ def check_type(name: str, value: object, kind: type[object]) -> None:
         raise ConfigurationError(f"{name} is {value!r}; it must be a {kind.__name__}")
 
 
-def check_seconds(name: str, value: float, *, above_zero: bool = False) -> None:
-    """Raise ConfigurationError unless `value` is a finite time, at least (or above) 0."""
-    is_good = _is_number(value) and 0.0 <= value < math.inf and (value > 0.0 or not above_zero)
+def check_seconds(name: str, value: float, *, above_zero: bool = False, at_least: float = 0.0) -> None:
+    """Raise ConfigurationError unless `value` is a finite time within the bounds."""
+    is_good = _is_number(value) and at_least <= value < math.inf and (value > 0.0 or not above_zero)
     if not is_good:
-        bound = "above 0" if above_zero else "at least 0"
-        raise ConfigurationError(f"{name} is {value!r}; it must be a time in seconds, {bound}")
+        bound = "above 0" if above_zero else f"at least {at_least:g}"
+        raise ConfigurationError(f"{name} is {_shown(value)}; it must be a time in seconds, {bound}")
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether one can calculate with it: Python's integers can be greater than any float."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        return "a number of too many digits"

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Literal, assert_never, get_args
 
 from eloquent.errors import ConfigurationError
-from netem.impairment import Impairment, check_flag, check_probability, check_seconds
+from netem.impairment import SHORTEST_S, Impairment, check_flag, check_probability, check_seconds
 
 Direction = Literal["up", "down"]
 """`up` is from the client to the server."""
@@ -26,6 +26,7 @@ _CONTROL = re.compile(r"[a-z0-9_]{1,15}")  # TCP_CA_NAME_MAX of the kernel is 16
 class Outage:
     """A window in which datagrams do not pass; with `period_s`, one that comes again and again.
 
+    It lasts at least netem.impairment.SHORTEST_S.
     A datagram is judged when it enters the link. The share `loss` of them is dropped: all in a
     tunnel, about half around a satellite handover. A `held` outage drops none: the sender's radio
     keeps them and sends them, in order, when the window ends (a Wi-Fi scan).
@@ -39,12 +40,12 @@ class Outage:
 
     def __post_init__(self) -> None:
         check_seconds("start_s", self.start_s)
-        check_seconds("duration_s", self.duration_s, above_zero=True)
+        check_seconds("duration_s", self.duration_s, at_least=SHORTEST_S)
         check_probability("loss", self.loss)
         check_flag("held", self.held)
         if self.period_s is None:
             return
-        check_seconds("period_s", self.period_s, above_zero=True)
+        check_seconds("period_s", self.period_s, at_least=SHORTEST_S)
         if self.duration_s >= self.period_s:
             raise ConfigurationError(
                 f"duration_s is {self.duration_s!r} and period_s is {self.period_s!r}; "

@@ -57,9 +57,13 @@ def load_scenario(path: Path) -> Scenario:
     """Read a scenario; its name, where the file gives none, is that of the file."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return _read_scenario(_Table(path, "top level", document, {}))
+    except ConfigurationError:
+        raise
+    except RecursionError as error:
+        raise ConfigurationError(f"cannot read the scenario {path}: it is nested too deeply") from error
+    except (OSError, ValueError) as error:  # ValueError: no TOML, or a number of thousands of digits
         raise ConfigurationError(f"cannot read the scenario {path}: {error}") from error
-    return _read_scenario(_Table(path, "top level", document, {}))
 
 
 @dataclass(frozen=True, slots=True)

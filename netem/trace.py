@@ -93,8 +93,8 @@ def read_trace(path: Path) -> DeliveryTrace:
     """Read a packet-delivery trace; raises ConfigurationError with the number of the bad line."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read the trace {path}: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: not ASCII, or a name that no file can have
+        raise ConfigurationError(f"cannot read the trace {str(path)!r}: {error}") from error
     times: list[int] = []
     for number, line in enumerate(lines, 1):
         text = line.strip()

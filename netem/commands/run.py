@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shlex
 import shutil
 import sys
@@ -17,6 +18,7 @@ import click
 
 from eloquent.errors import ConfigurationError, EloquentError
 from netem.commands.scenario_type import ScenarioType
+from netem.commands.seconds_type import Seconds
 from netem.commands.signals import Signals, has_terminal
 from netem.lab.machine import require_laboratory
 from netem.link import LinkCounts
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 _NOT_FOUND_STATUS = 127  # as shells and env(1) have it
 _NOT_EXECUTABLE_STATUS = 126
+_NEW_SESSION = ("setsid", "--")
+_STDERR = 2
 _LISTEN_LIMIT_S = 10.0
 """How long COMMAND waits for the server to listen; arbitrary."""
 _LISTEN_INTERVAL_S = 0.03
@@ -82,7 +86,7 @@ def _read_words(ctx: click.Context, param: click.Parameter, text: str) -> tuple[
     show_default=True,
     help="`python -m netem list` lists the names.",
 )
-@click.option("--rtt", type=click.FloatRange(min=0.0), help="Seconds, in place of the scenario's.")
+@click.option("--rtt", type=Seconds(min=0.0), help="Seconds, in place of the scenario's.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random in the link.")
 @click.option("--backend", type=click.Choice(["user", "kernel"]), help="What is behind the link.")
 @click.option(
@@ -128,6 +132,7 @@ def command(
     python -m netem run --forward 8000 -- curl http://{server}:8000/
     python -m netem run --server "iperf3 --server" -- iperf3 --client {server}
     """
+    _open_closed_streams()
     played = scenario if rtt is None else scenario.with_rtt(rtt)
     plan = Plan(words, played, seed, backend, server, forwards, capture)
     for program in (plan.command[0], *plan.server[:1]):
@@ -137,6 +142,21 @@ def command(
     except (EloquentError, OSError) as error:
         raise click.ClickException(str(error)) from error
     raise SystemExit(status)
+
+
+def _open_closed_streams() -> None:
+    """Lead standard streams that are closed to /dev/null.
+
+    Otherwise sockets of the laboratory get their numbers, and programs take them for the streams.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            lowest_free = os.open(os.devnull, os.O_RDWR)  # that is `number`
+            os.set_inheritable(lowest_free, True)
+    if sys.stderr is None:  # or click would print errors to standard output
+        sys.stderr = os.fdopen(_STDERR, "w", closefd=False)
 
 
 def _check_program(program: str) -> None:
@@ -183,7 +203,7 @@ async def _run_in_lab(plan: Plan, forwarder: Forwarder | None, signals: Signals)
 async def _run_client(plan: Plan, lab: Lab, signals: Signals) -> int:
     client, server = lab.host("client"), lab.host("server")
     await lab.play(seed=plan.seed)
-    session = [] if has_terminal() else ["setsid"]
+    session = [] if has_terminal() else _NEW_SESSION
     words = _filled_in(plan.command, client, server)
     signals.hold()
     async with client.start(
@@ -203,9 +223,9 @@ async def _server(plan: Plan, client: Host, server: Host) -> AsyncIterator[None]
         return
     # Its output must not be among what COMMAND prints, and Ctrl-C is for COMMAND alone.
     async with server.start(
-        ["setsid", *_filled_in(plan.server, client, server)],
+        [*_NEW_SESSION, *_filled_in(plan.server, client, server)],
         env=_environment(client, server),
-        stdout=sys.stderr.fileno(),
+        stdout=_STDERR,
     ) as process:
         await _until_it_listens(process, server.namespace)
         yield
@@ -248,4 +268,7 @@ def _report(counts: dict[Direction, LinkCounts]) -> None:
 
 
 def _say(text: str) -> None:
-    click.echo(f"netem: {text}", err=True)
+    """Tell the user; where nobody reads that, it changes nothing for COMMAND and its status."""
+    with contextlib.suppress(OSError):
+        # Not sys.stderr: what it could not write makes Python itself fail at its end.
+        os.write(_STDERR, f"netem: {text}\n".encode(errors="backslashreplace"))

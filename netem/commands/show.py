@@ -8,7 +8,8 @@ import click
 
 from eloquent.errors import ConfigurationError
 from netem.commands.scenario_type import ScenarioType
-from netem.commands.timeline import natural_duration
+from netem.commands.seconds_type import Seconds
+from netem.commands.timeline import LONGEST_S, natural_duration
 from netem.scenario import Scenario
 from netem.scenario_file import format_scenario
 
@@ -20,7 +21,7 @@ _FORMATS = (".png", ".svg", ".pdf")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bursts.")
 @click.option(
     "--duration",
-    type=click.FloatRange(min=0.0, min_open=True),
+    type=Seconds(min=0.0, min_open=True, max=LONGEST_S),
     help="Seconds to draw; all that happens once, and 3 periods of what repeats, if left out.",
 )
 @click.option(
@@ -49,7 +50,7 @@ def command(path: Scenario, seed: int, duration: float | None, output: Path | No
         ) from error
     try:
         draw(path, seed=seed, duration_s=duration or natural_duration(path), file=file)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: the scenario's name is none for a file
         raise click.ClickException(f"cannot write the picture: {error}") from error
     click.echo(file)
 

@@ -10,6 +10,7 @@ from netem.link import BurstClock, burst_clock
 from netem.scenario import Direction, Outage, Scenario
 
 _DEFAULT_S = 30.0  # arbitrary: what never changes needs no longer picture
+LONGEST_S = 86_400.0  # arbitrary: of a picture, which otherwise could take for ever
 _MARGIN = 1.1  # some of what comes after the last change
 _PERIODS = 3
 _LONGEST_TRACE_S = 120.0  # arbitrary: traces last many minutes, and their start says enough
@@ -66,7 +67,7 @@ def impairments(scenario: Scenario, direction: Direction) -> list[Impairment]:
 
 
 def natural_duration(scenario: Scenario) -> float:
-    """Seconds in which everything is seen that happens once, and some of what repeats."""
+    """Seconds in which everything is seen that happens once, and some of what repeats; a day at most."""
     ends = [change.at_s for change in scenario.changes]
     ends += [each.start_s + each.duration_s for each in scenario.outages]
     ends += [each.start_s + each.duration_s for each in scenario.cross_traffic]
@@ -75,4 +76,4 @@ def natural_duration(scenario: Scenario) -> float:
         for impairment in impairments(scenario, direction):
             if impairment.trace is not None:
                 ends.append(min(impairment.trace.period_s, _LONGEST_TRACE_S))
-    return float(math.ceil(_MARGIN * max(ends))) if ends else _DEFAULT_S
+    return float(math.ceil(min(_MARGIN * max(ends), LONGEST_S))) if ends else _DEFAULT_S

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import re
@@ -22,7 +23,9 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -149,7 +152,8 @@ class _Target:
         if reason not in self._failures:
             self._failures.add(reason)
             place = format_address(self.host, self.port)
-            print(f"netem: cannot forward to {place}: {reason}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # nobody reads it
+                print(f"netem: cannot forward to {place}: {reason}", file=sys.stderr, flush=True)
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: _Target) -> None:
@@ -193,17 +197,22 @@ class _Flow:
     """One client address with its socket outside."""
 
     outer: socket.socket
+    address: SocketAddress
     used_at: float
 
 
 @dataclass(slots=True)
 class _DatagramForward:
-    """Passes datagrams on; every client address is a peer of its own to the target."""
+    """Passes datagrams on; every client address is a peer of its own to the target.
+
+    `addresses` are the target's, each with its family. When one fails, the next is tried.
+    """
 
     listener: socket.socket
     target: _Target
-    family: int
-    address: SocketAddress
+    addresses: list[tuple[int, SocketAddress]]
+    failures: int = 0
+    """Of addresses that were the one to use; it moves to the next each time."""
     flows: dict[SocketAddress, _Flow] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -212,32 +221,50 @@ class _DatagramForward:
         loop.call_later(_SWEEP_INTERVAL_S, self._sweep)
 
     def _read_clients(self) -> None:
-        for payload, client in _read_waiting(self.listener):
+        for payload, client in _read_waiting(self.listener, self.target.report):
             try:
                 flow = self.flows.get(client) or self._open_flow(client)
-            except OSError as error:
-                self.target.report(error)
-                continue
-            flow.used_at = asyncio.get_running_loop().time()
-            with contextlib.suppress(OSError):  # a full buffer, no listener: networks drop silently
+                flow.used_at = asyncio.get_running_loop().time()
                 flow.outer.send(payload)
+            except BlockingIOError:  # a full buffer: networks drop silently
+                continue
+            except OSError as error:  # also one that an earlier datagram has brought back
+                self._on_error(client, error)
 
     def _read_outer(self, client: SocketAddress, flow: _Flow) -> None:
-        for payload, _ in _read_waiting(flow.outer):
+        for payload, _ in _read_waiting(flow.outer, partial(self._on_error, client)):
             flow.used_at = asyncio.get_running_loop().time()
             with contextlib.suppress(OSError):
                 self.listener.sendto(payload, client)
 
+    def _on_error(self, client: SocketAddress, error: OSError) -> None:
+        """Go on with the next address; tell the user when all have failed."""
+        if error.errno == errno.EMSGSIZE:  # that of the datagram, not of the address
+            self.target.report(error)
+            return
+        flow = self.flows.get(client)
+        _, in_use = self._address()
+        if flow is None or flow.address == in_use:
+            self.failures += 1
+            if self.failures % len(self.addresses) == 0:
+                self.target.report(error)
+        if flow is not None and len(self.addresses) > 1:
+            self._close_flow(client, flow)
+
+    def _address(self) -> tuple[int, SocketAddress]:
+        return self.addresses[self.failures % len(self.addresses)]
+
     def _open_flow(self, client: SocketAddress) -> _Flow:
         loop = asyncio.get_running_loop()
-        outer = socket.socket(self.family, socket.SOCK_DGRAM)
+        family, address = self._address()
+        outer = socket.socket(family, socket.SOCK_DGRAM)
         try:
             outer.setblocking(False)
-            outer.connect(self.address)
+            outer.connect(address)
         except BaseException:
             outer.close()
             raise
-        flow = self.flows[client] = _Flow(outer, loop.time())
+        flow = self.flows[client] = _Flow(outer, address, loop.time())
         loop.add_reader(outer, self._read_outer, client, flow)
         return flow
 
@@ -245,17 +272,26 @@ class _DatagramForward:
         loop = asyncio.get_running_loop()
         for client, flow in list(self.flows.items()):
             if loop.time() - flow.used_at >= _FLOW_IDLE_S:
-                del self.flows[client]
-                loop.remove_reader(flow.outer)
-                flow.outer.close()
+                self._close_flow(client, flow)
         loop.call_later(_SWEEP_INTERVAL_S, self._sweep)
 
+    def _close_flow(self, client: SocketAddress, flow: _Flow) -> None:
+        del self.flows[client]
+        asyncio.get_running_loop().remove_reader(flow.outer)
+        flow.outer.close()
 
-def _read_waiting(source: socket.socket) -> list[tuple[bytes, SocketAddress]]:
+
+def _read_waiting(
+    source: socket.socket, on_error: Callable[[OSError], None]
+) -> list[tuple[bytes, SocketAddress]]:
     waiting: list[tuple[bytes, SocketAddress]] = []
-    with contextlib.suppress(OSError):  # nothing waits, or an ICMP error of an earlier datagram
+    try:
         while len(waiting) < _READS_PER_WAKE_UP:
             waiting.append(source.recvfrom(_MAX_DATAGRAM_BYTES))
+    except BlockingIOError:
+        pass
+    except OSError as error:  # what an earlier datagram has brought back, by ICMP
+        on_error(error)
     return waiting
 
 
@@ -272,8 +308,9 @@ async def _forward(listener: socket.socket, target: _Target) -> None:
     except OSError as error:
         target.report(error)
         return
-    family, _, _, _, address = found[0]
-    _DatagramForward(listener, target, family, address).start()
+    # A server of UDP on `localhost` is more often on 127.0.0.1 alone than on ::1, which may come first.
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    _DatagramForward(listener, target, [(entry[0], entry[4]) for entry in found]).start()
 
 
 async def _main(control: socket.socket) -> NoReturn:

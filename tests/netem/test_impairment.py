@@ -40,8 +40,16 @@ TRACE = DeliveryTrace((1,))
         ({"rate_bps": 0.0, "queue_s": 1.0}, "rate_bps is 0.0"),
         ({"rate_bps": 1e6, "queue_bytes": -1}, "the queue limit is -1"),
         ({"rate_bps": 1e6, "queue_s": "1 s"}, "the queue limit is '1 s'"),
+        # Integers that no float can hold.
+        ({"loss": 10**400}, "loss is 10+; it must be a probability"),
+        ({"delay_s": 10**400}, "delay_s is 10+; it must be a time in seconds"),
+        ({"delay_s": 10**9999}, "delay_s is a number of too many digits; it must be a time in seconds"),
+        ({"rate_bps": 10**400, "queue_s": 1.0}, "rate_bps is 10+; it must be bits per second"),
+        ({"rate_bps": 1e6, "queue_s": 10**400}, "the queue limit is 10+; it must"),
+        ({"trace": TRACE, "queue_bytes": 10**9999}, "the queue limit is a number of too many digits"),
         ({"rate_bps": 1e6, "queue_bytes": 1.5}, "queue_bytes is 1.5; it must be a whole number"),
     ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
 def test_what_cannot_work_is_refused_with_the_value(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
@@ -54,6 +62,8 @@ def test_what_cannot_work_is_refused_with_the_value(settings: dict[str, Any], me
         (lambda: GilbertElliott(p=2.0, r=0.5), "p is 2.0"),
         (lambda: GilbertElliott(p=0.1, r=0.0), "r must be above 0"),
         (lambda: Bursts(good_s=0.0, bad_s=1.0), "good_s is 0.0"),
+        (lambda: Bursts(good_s=1e-12, bad_s=1.0), "good_s is 1e-12; .* at least 0.001"),
+        (lambda: Bursts(good_s=1.0, bad_s=0.0009), "bad_s is 0.0009; .* at least 0.001"),
         (lambda: Bursts(good_s=1.0, bad_s=1.0, loss_in_bad=50), "loss_in_bad is 50"),
     ],
 )

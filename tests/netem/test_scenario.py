@@ -55,6 +55,9 @@ def test_transitions_alternate_and_agree_with_the_windows(
     [
         ({"start_s": -1.0, "duration_s": 1.0}, "start_s is -1.0"),
         ({"start_s": 0.0, "duration_s": 0.0}, "duration_s is 0.0"),
+        ({"start_s": 0.0, "duration_s": 1e-12}, "duration_s is 1e-12; .* at least 0.001"),
+        ({"start_s": 0.0, "duration_s": 0.5, "period_s": 1e-12}, "period_s is 1e-12; .* at least 0.001"),
+        ({"start_s": 10**400, "duration_s": 1.0}, "start_s is 10+; it must be a time"),
         ({"start_s": 0.0, "duration_s": 5.0, "period_s": 5.0}, "end before the next one starts"),
         ({"start_s": 0.0, "duration_s": 1.0, "loss": 2.0}, "loss is 2.0"),
     ],

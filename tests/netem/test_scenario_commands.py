@@ -115,13 +115,25 @@ def test_a_scenario_is_printed_as_a_file_to_begin_with(tmp_path: Path) -> None:
         (("train", "--output", "train.gif"), 2, "must end in one of: .png, .svg, .pdf"),
         (("train", "--output", "/nowhere/train.png"), 1, "cannot write the picture"),
         (("train", "--duration", "0"), 2, "--duration"),
+        (("train", "--duration", "nan"), 2, "nan is not a finite number of seconds"),
+        (("train", "--duration", "inf"), 2, "inf is not in the range"),
+        (("train", "--duration", "1e9"), 2, "1000000000.0 is not in the range"),
     ],
-    ids=["name", "file", "format", "folder", "duration"],
+    ids=["name", "file", "format", "folder", "duration", "nan", "infinite", "years"],
 )
 def test_what_cannot_be_shown_is_refused(arguments: tuple[str, ...], status: int, message: str) -> None:
     result = show(*arguments)
     assert result.exit_code == status
     assert message in " ".join(result.stderr.split())
+
+
+@pytest.mark.filterwarnings("ignore:Glyph 0")
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "a\\u0000b"')
+    result = show(str(path))
+    assert result.exit_code == 1
+    assert "cannot write the picture: embedded null byte" in result.stderr
 
 
 def test_the_documented_table_is_that_of_the_code() -> None:

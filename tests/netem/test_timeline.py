@@ -1,7 +1,7 @@
 import pytest
 
 from netem import Bursts, Change, Fate, GilbertElliott, Impairment, Link, Outage, Scenario, scenario
-from netem.commands.timeline import moments, natural_duration
+from netem.commands.timeline import LONGEST_S, moments, natural_duration
 from netem.scenario import CrossTraffic
 from netem.trace import DeliveryTrace
 
@@ -49,3 +49,5 @@ def test_a_duration_shows_what_happens_once_and_some_of_what_repeats() -> None:
     assert natural_duration(busy) > 150.0
     traced = Impairment(trace=DeliveryTrace((40_000,)))
     assert 40.0 < natural_duration(Scenario("traced", up=traced, down=CLEAN)) < 60.0
+    late = Scenario("late", up=CLEAN, down=CLEAN, outages=(Outage(1e308, 1e308),))
+    assert natural_duration(late) == LONGEST_S

@@ -30,6 +30,7 @@ from netem.lab.user.report import Report
 from netem.scenario import Direction
 
 _BATCH = 64  # arbitrary; packets read from one end before the other has its turn
+_LONGEST_SLEEP_S = 60.0  # arbitrary; a delay may be any float, and select() refuses some centuries
 _RECORDING_BUFFER_BYTES = 1 << 18  # arbitrary; some ms of writing at most, when it is full
 _REFUSED = (errno.EINVAL, errno.EIO)
 """What a TUN device says to a packet whose version was corrupted, and while it is down."""
@@ -75,7 +76,7 @@ class Forwarder:
 
     def _timeout(self) -> float | None:
         if self._under_way:
-            return max(0.0, self._under_way[0][0] - time.monotonic())
+            return min(_LONGEST_SLEEP_S, max(0.0, self._under_way[0][0] - time.monotonic()))
         return FLUSH_INTERVAL_S if self._recorder is not None else None
 
     def _read(self, end: int, direction: Direction) -> None:

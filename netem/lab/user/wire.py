@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from pathlib import Path
 
+from eloquent.errors import ConfigurationError
 from netem.errors import LinkFailed
 from netem.lab.link_process import LinkProcess, Play
 from netem.lab.user.report import Report
@@ -16,6 +19,7 @@ from netem.scenario import Direction, Scenario
 
 __all__ = ["UserWire", "missing"]
 
+_NO_FILE = "it is neither a regular file nor a device"
 _ANSWER_LIMIT_S = 10.0  # arbitrary; some ms are usual, and 0.1 s while the process starts
 
 
@@ -27,7 +31,10 @@ class UserWire:
 
     `capture` is a pcapng file to be written, with times of the wall clock; a packet that is still
     under way at the end has entered and never leaves. A failure to write it does not hold the link
-    up: close() raises it. play(), counts() and close() raise LinkFailed where the link is dead.
+    up: close() raises it. What is neither a regular file nor a character device, such as a pipe that
+    nobody may read, is refused with ConfigurationError, as is a file that cannot be made.
+
+    play(), counts() and close() raise LinkFailed where the link is dead.
     """
 
     def __init__(self, client: End, server: End, *, mtu: int, capture: Path | None = None) -> None:
@@ -40,7 +47,8 @@ class UserWire:
                 descriptors.append(end.namespace.call(open_tun, end.interface))
                 handed_over.callback(os.close, descriptors[-1])
             if capture is not None:
-                descriptors.append(handed_over.enter_context(capture.open("wb")).fileno())
+                descriptors.append(_open_recording(capture))
+                handed_over.callback(os.close, descriptors[-1])
             self._process = LinkProcess(
                 "netem.lab.user.forwarder",
                 [str(mtu), *map(str, descriptors)],
@@ -71,3 +79,20 @@ class UserWire:
     def _report(self) -> Report:
         report: Report = self._process.ask(None)
         return report
+
+
+def _open_recording(path: Path) -> int:
+    """A descriptor to write to, which never blocks. Raises ConfigurationError."""
+    unusable = f"cannot record to {str(path)!r}: "
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o666)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if getattr(error, "errno", None) == errno.ENXIO:  # a pipe without a reader, or a socket
+            reason = _NO_FILE
+        raise ConfigurationError(unusable + reason) from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISCHR(mode):
+        os.close(descriptor)
+        raise ConfigurationError(unusable + _NO_FILE)
+    return descriptor

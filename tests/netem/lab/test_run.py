@@ -121,6 +121,65 @@ def test_addresses_are_in_the_environment_and_fill_in_the_command() -> None:
     assert done.stdout.splitlines() == ["10.77.0.2 fd77::2 10.77.0.1", "10.77.0.2 10.77.0.1 {x}"]
 
 
+def test_a_command_may_have_a_name_like_an_option(tmp_path: Path) -> None:
+    program = tmp_path / "--version"
+    program.write_text("#!/bin/sh\necho mine\n")
+    program.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    done = subprocess.run(
+        [*RUN, "--", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env={**os.environ, "PATH": path},
+        start_new_session=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "mine\n")
+
+
+def test_without_standard_error_all_is_as_with_it() -> None:
+    server = f'{sys.executable} -c "{LISTEN}"'
+    connect = "import socket; socket.create_connection(('{server}', 8000)).close(); print('connected')"
+    command = [*RUN, "--server", server, "--", sys.executable, "-c", connect]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&- <&-', "sh", *command],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert (done.returncode, done.stdout) == (0, "connected\n")
+    command = [*RUN, "--server", "sh -c 'exit 5'", "--", "echo", "never"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *command], capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("status", [0, 7])
+def test_where_nobody_reads_what_is_said_the_status_is_still_the_commands(status: int) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [*RUN, "--", "sh", "-c", f"echo here; exit {status}"],
+            stdout=subprocess.PIPE,
+            stderr=writer,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stdout) == (status, "here\n")
+
+
+def test_a_recording_into_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = run("--capture", str(tmp_path / "pipe"), "--", "true")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: cannot record to")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_options_after_the_command_are_the_commands() -> None:
     assert run("echo", "--seed", "-h").stdout == "--seed -h\n"
 
@@ -232,6 +291,51 @@ def test_a_server_outside_is_reached_through_the_link() -> None:
         assert int(sent) > 120_000
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", ""], ids=["v4", "v6", "none"])
+def test_datagrams_reach_a_localhost_of_both_versions(address: str, tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("::1 localhost\n127.0.0.1 localhost\n")
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((address or "127.0.0.1", 0))
+        port = server.getsockname()[1]
+        if not address:
+            server.close()
+        # It asks again, as what an address refuses is lost.
+        ask = (
+            "import socket, sys; udp = socket.socket(type=socket.SOCK_DGRAM); udp.settimeout(0.1)\n"
+            "udp.connect(('{server}', 80)); tries = int(sys.argv[1])\n"
+            "while tries:\n"
+            "    tries -= 1; udp.send(b'hello')\n"
+            "    try: print(udp.recv(100).decode()); break\n"
+            "    except TimeoutError: pass\n"
+            "udp.close()"
+        )
+        thread = threading.Thread(target=answer_one, args=(server,))
+        if address:
+            thread.start()
+        with_hosts = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"']
+        forwarding = [*RUN, "--forward", f"80=localhost:{port}", "--"]
+        tries = "300" if address else "6"
+        done = subprocess.run(
+            [*with_hosts, str(tmp_path / "hosts"), *forwarding, sys.executable, "-c", ask, tries],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+        if address:
+            thread.join()
+    complaint = f"netem: cannot forward to localhost:{port}: Connection refused"
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ("from outside\n" if address else "")
+    assert done.stderr.count(complaint) == (0 if address else 1)
+
+
+def answer_one(server: socket.socket) -> None:
+    server.settimeout(TIMEOUT_S)
+    with suppress(TimeoutError):
+        _, client = server.recvfrom(100)
+        server.sendto(b"from outside", client)
+
+
 def test_an_ordinary_user_can_do_all_that() -> None:
     ordinary = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"]
     with server_outside() as port:
@@ -279,6 +383,8 @@ def test_a_recording_has_the_packets_of_the_command(tmp_path: Path) -> None:
         ),
         (["--server", "'", "--", "true"], 2, "No closing quotation"),
         (["--capture", "/no/such/folder/file", "--", "true"], 1, "No such file or directory"),
+        (["--rtt", "nan", "--", "true"], 2, "nan is not a finite number of seconds"),
+        (["--rtt", "inf", "--", "true"], 2, "inf is not a finite number of seconds"),
         ([], 2, "Missing argument"),
     ],
     ids=[
@@ -292,6 +398,8 @@ def test_a_recording_has_the_packets_of_the_command(tmp_path: Path) -> None:
         "no host",
         "no closing quote",
         "no folder",
+        "no number",
+        "infinite",
         "no command",
     ],
 )

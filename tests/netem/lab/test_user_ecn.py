@@ -47,6 +47,13 @@ def test_every_codepoint_but_zero_says_that_marks_are_understood(codepoint: int,
         assert is_ecn_capable(v6_header(others | codepoint, bytes(38))) is is_capable
 
 
+@pytest.mark.parametrize("header", [v4_header(3, bytes(16)), v6_header(3, bytes(38))], ids=["v4", "v6"])
+def test_a_packet_without_its_whole_header_understands_no_marks(header: bytes) -> None:
+    assert is_ecn_capable(header)
+    for length in range(len(header)):
+        assert not is_ecn_capable(header[:length])
+
+
 def test_what_is_no_ip_packet_stays_as_it_is() -> None:
     assert mark(b"\x05" + bytes(19)) == b"\x05" + bytes(19)
     assert not is_ecn_capable(b"\x05\x03" + bytes(18))

@@ -1,5 +1,7 @@
 """The `user` link with real packets; how well it keeps its times is in test_calibrate.py."""
 
+import contextlib
+import os
 import re
 import socket
 import time
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from eloquent.errors import ConfigurationError
 from netem import Cable, Impairment, Lab, LinkFailed, Outage, Scenario
 from netem.capture import Record, read_capture
 from netem.lab.host import Host
@@ -181,6 +184,25 @@ async def test_packets_under_way_keep_their_times_when_another_scenario_begins()
             assert lab.counts()["up"].sent == 1
 
 
+async def test_a_delay_of_many_centuries_does_not_end_the_link() -> None:
+    # More than select(2) takes.
+    async with Lab(both_ways(Impairment(delay_s=1e15)), name="test_user_late", backend="user") as lab:
+        with udp_socket(lab.host("client")) as client, udp_socket(lab.host("server")) as server:
+            send_numbered(client, server, 1)
+            assert counts_after(lab, 1).delivered == 1
+            assert await received_before_a_marker(lab, client, server) == []
+
+
+async def test_a_packet_that_is_shorter_than_its_header_does_not_end_the_link() -> None:
+    async with Lab(both_ways(Impairment(loss=1.0, ecn=True)), name="test_user_short", backend="user") as lab:
+        client = lab.host("client")
+        # Packets as they are, of the type of IPv4 (0x0800).
+        raw = client.namespace.call(socket.socket, socket.AF_PACKET, socket.SOCK_DGRAM)
+        with raw:
+            raw.sendto(b"\x45", (client.attachments[0].interface, 0x0800))
+            assert counts_after(lab, 1).dropped_by_loss == 1
+
+
 async def test_two_wires_do_not_disturb_each_other() -> None:
     cables = [Cable(both_ways(Impairment(loss=1.0)), "client", "lossy"), Cable(CLEAN, "client", "clean")]
     async with Lab(cables, name="test_user_two", backend="user") as lab:
@@ -264,9 +286,25 @@ async def test_a_full_disk_ends_the_recording_and_not_the_link() -> None:
 
 async def test_a_file_that_cannot_be_made_is_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "both.pcapng"
-    with pytest.raises(FileNotFoundError, match=r"both\.pcapng"):
+    with pytest.raises(ConfigurationError, match=r"both\.pcapng': No such file or directory"):
         async with Lab(CLEAN, name="test_user_nofile", backend="user", capture=path):
             pass
+
+
+@pytest.mark.parametrize("has_reader", [False, True], ids=["unread", "read"])
+async def test_a_pipe_is_refused_as_its_reader_could_hold_the_link_up(
+    tmp_path: Path, has_reader: bool
+) -> None:
+    path = tmp_path / "pipe.pcapng"
+    os.mkfifo(path)
+    with contextlib.ExitStack() as opened:
+        if has_reader:
+            opened.callback(os.close, os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        with pytest.raises(
+            ConfigurationError, match=r"pipe\.pcapng': it is neither a regular file nor a dev"
+        ):
+            async with Lab(CLEAN, name="test_user_pipe", backend="user", capture=path):
+                pass
 
 
 def test_what_is_missing_is_said_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
