@@ -277,6 +277,9 @@ class Conversation(RuleBasedStateMachine):
         if not hasattr(self, "pair"):
             return
         self.get_ticket()
+        if self.pair.dialer.ended is None:
+            # Where a NAT has forgotten a client that waits for nothing, nobody else can find it.
+            self.pair.dialer.ping()
         for _ in range(60):
             self.bring_to_an_end()
             self.pair.wait(0.5)
