@@ -118,14 +118,18 @@ def stall_times(turn: Turn) -> tuple[float, float]:
     rendered = turn.rendered_at()
     if not rendered:
         return 0.0, 0.0
-    written = [at for at, _ in turn.written_at]
+    return sum(stalls([at for at, _ in turn.written_at], rendered)), rendered[-1] - rendered[0]
+
+
+def stalls(written: Sequence[float], rendered: Sequence[float]) -> list[float]:
+    """For each stall, the seconds by which the gap was longer than the model's own."""
     excesses = (
         (shown - before) - (next_written - previous_written)
         for (before, shown), (previous_written, next_written) in zip(
             pairwise(rendered), pairwise(written), strict=False
         )
     )
-    return sum(excess for excess in excesses if excess > STALL_S), rendered[-1] - rendered[0]
+    return [excess for excess in excesses if excess > STALL_S]
 
 
 def answer_figures(records: Sequence[AnswerRecord]) -> dict[str, Value]:

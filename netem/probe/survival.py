@@ -16,13 +16,12 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import click
 
 from netem.errors import LinkFailed
-from netem.experiments.answer import STALL_S
+from netem.experiments.answer import stalls
 from netem.figures import Value, delay_figures
 from netem.lab.backends import choose_backend
 from netem.lab.lab import Lab
@@ -65,7 +64,8 @@ class Survival:
 
     def row(self) -> dict[str, Value]:
         """The figures of a table's row."""
-        stalls, stall_ratio = self._stalls()
+        lost = stalls(self.written.at, self.shown.at)
+        lasted_s = self.shown.at[-1] - self.shown.at[0] if self.shown.at else 0.0
         figures = delay_figures(self._extra_delays())
         down, up = self.counts["down"], self.counts["up"]
         # With cross traffic, most of what the link counts is not the stream's.
@@ -75,9 +75,9 @@ class Survival:
             "exact": self.fault() is None,
             "tokens": len(self.shown.at),
             **{key: figures[key] for key in ("p50_ms", "p99_ms", "p999_ms")},
-            "stalls": len(stalls),
-            "longest_stall_ms": 1e3 * max(stalls, default=0.0),
-            "stall_ratio": stall_ratio,
+            "stalls": len(lost),
+            "longest_stall_ms": 1e3 * max(lost, default=0.0),
+            "stall_ratio": sum(lost) / lasted_s if lasted_s else 0.0,
             "datagrams_per_token": down.sent * per_token,
             "bytes_per_token": down.sent_bytes * per_token,
             "dropped_down": _dropped(down),
@@ -89,15 +89,6 @@ class Survival:
             shown - written - self.scenario.impairment_at("down", written - self.begins_at).delay_s
             for written, shown in zip(self.written.at, self.shown.at, strict=False)
         ]
-
-    def _stalls(self) -> tuple[list[float], float]:
-        """(seconds by which each stall was longer than the model's own gap, share of the time)."""
-        gaps = zip(pairwise(self.written.at), pairwise(self.shown.at), strict=False)
-        excesses = [(shown - before) - (then - last) for (last, then), (before, shown) in gaps]
-        stalls = [excess for excess in excesses if excess > STALL_S]
-        shown = self.shown.at
-        lasted_s = shown[-1] - shown[0] if shown else 0.0
-        return stalls, sum(stalls) / lasted_s if lasted_s else 0.0
 
 
 def _dropped(counts: LinkCounts) -> int:
